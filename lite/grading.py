@@ -1,0 +1,2 @@
+def is_correct(visible, answer):
+    return "\\boxed{%s}" % answer in visible

@@ -1,0 +1,193 @@
+"""The nouns that flow between stages, and JSONL in and out.
+
+A file is written to a temporary name beside it and renamed, so a reader never sees half of one.
+`Journal` is the exception: stages that take long append finished records to it and resume from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from lite.errors import LiteError
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question with its gold answer; `cot` is a worked solution where the source has one."""
+
+    id: str
+    question: str
+    answer: str
+    cot: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """A correct chain of thought with its visible answer. `id` is `<problem id>/<sample>`."""
+
+    id: str
+    question: str
+    answer: str
+    think: str
+    visible: str
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """A trace's think span with the character spans `[start, end)` to KEEP, ascending."""
+
+    id: str
+    question: str
+    think: str
+    keep: list[list[int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A think span cut to `asked`; `realised` is kept / original in the target model's tokens."""
+
+    id: str
+    asked: float
+    realised: float
+    think: str
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One SFT example: prompt mode ("0.2" ... "1.0", "policy"), then the reply the model shall give."""
+
+    id: str
+    mode: str
+    question: str
+    ratio: float
+    think: str
+    visible: str
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRatio:
+    """r* of a problem and the success rate at each ratio of the grid, ascending."""
+
+    id: str
+    question: str
+    answer: str
+    ratio: float
+    success: list[float] = field(default_factory=list)
+    full_tokens: float = 0.0  # mean think tokens at ratio 1.0, the base of realised ratios
+
+
+R = TypeVar("R")
+
+
+@contextmanager
+def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside `path`; on success flush it to disk and rename it into place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as handle:
+        json.dump(value, handle, indent=2, ensure_ascii=False)
+        handle.write("\n")
+
+
+def to_line(record: Any) -> str:
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False) + "\n"
+
+
+def write_records(path: Path, records: Iterable[Any]) -> int:
+    """Write records as JSONL, atomically; return how many."""
+    count = 0
+    with atomic_write(path) as handle:
+        for record in records:
+            handle.write(to_line(record))
+            count += 1
+    return count
+
+
+def parse_line(cls: type[R], line: str, where: str) -> R:
+    """Parse one JSONL line into `cls`; unknown keys are ignored, missing ones are a LiteError."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as fault:
+        raise LiteError(f"{where}: not JSON ({fault.msg}): {line.strip()[:60]!r}; write one object per line") from None
+    if not isinstance(value, dict):
+        raise LiteError(f"{where}: {line.strip()[:60]!r} is not an object; write one object per line")
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise LiteError(f"{where}: no key {missing[0]!r}; a {cls.__name__} needs it")
+    return cls(**{name: value[name] for name in known if name in value})
+
+
+def read_records(path: Path, cls: type[R]) -> list[R]:
+    """Read a JSONL file of `cls`. Raises LiteError with the line number for a bad line."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return [
+                parse_line(cls, line, f"{path}, line {number}")
+                for number, line in enumerate(handle, start=1)
+                if line.strip()
+            ]
+    except (FileNotFoundError, IsADirectoryError):
+        raise LiteError(f"{path}: no such file; check the path") from None
+    except UnicodeDecodeError:
+        raise LiteError(f"{path}: not UTF-8 text; a JSONL file is needed") from None
+
+
+class Journal:
+    """Append-only JSONL for long stages: what is in it need not be done again after a cut.
+
+    A line that a kill left half written is cut off when the journal is opened.
+    """
+
+    def __init__(self, path: Path, cls: type[Any]):
+        self.path, self.cls = path, cls
+        self.records: list[Any] = []
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = b""
+        if path.exists():
+            data = path.read_bytes()
+            whole = data[: data.rfind(b"\n") + 1]
+            if len(whole) < len(data):
+                os.truncate(path, len(whole))
+        for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+            self.records.append(parse_line(cls, line, f"{path}, line {number}"))
+        self._handle = open(path, "a", encoding="utf-8")
+
+    def append(self, records: Iterable[Any]) -> None:
+        """Add records in one write, so that a kill loses whole records or none."""
+        records = list(records)
+        self._handle.write("".join(map(to_line, records)))
+        self._handle.flush()
+        self.records.extend(records)
+
+    def close(self) -> None:
+        self._handle.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

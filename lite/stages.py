@@ -1,0 +1,204 @@
+"""The stages in their order, what each reads, and how a run resumes.
+
+The run folder is the state: `<run>/<stage>/` holds what the stage wrote, and `manifest.json` in it, written
+last, says that it is done. A stage whose manifest carries the current fingerprint (its recipe section, the
+model, the seed and the fingerprints of what it reads) is skipped; any other one runs, and resumes from what
+it left in its folder if that was made under the same fingerprint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib
+import importlib.metadata
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lite import recipe as recipes
+from lite.errors import LiteError
+from lite.progress import console
+from lite.records import atomic_write, write_json
+from lite.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage: its module has `run(run) -> dict`, and its recipe section the same name."""
+
+    name: str
+    module: str
+    reads: tuple[str, ...] = ()
+
+
+STAGES = (
+    Stage("problems", "lite.problems"),
+    Stage("traces", "lite.train.traces", ("problems",)),
+    Stage("annotate", "lite.compress.annotate", ("traces",)),
+    Stage("compressor", "lite.compress.compressor", ("annotate",)),
+    Stage("compress", "lite.compress.compress", ("traces", "compressor")),
+    Stage("mixture", "lite.compress.mixture", ("traces", "compress")),
+    Stage("sft", "lite.train.sft", ("mixture",)),
+    Stage("probe", "lite.train.probe", ("problems", "sft")),
+    Stage("chrpo", "lite.train.chrpo", ("sft", "probe")),
+    Stage("merge", "export.merge", ("sft", "chrpo")),
+    Stage("export", "export.export", ("merge",)),
+    Stage("evaluate", "lite.measure.evaluate", ("problems", "export")),
+)
+NAMES = tuple(stage.name for stage in STAGES)
+PACKAGES = ("unsloth", "torch", "transformers", "trl", "peft", "bitsandbytes", "llama-cpp-python", "gguf", "numpy")
+
+
+def stage(name: str) -> Stage:
+    if name not in NAMES:
+        raise LiteError(f"stage {name!r} is unknown; the stages are {', '.join(NAMES)}")
+    return STAGES[NAMES.index(name)]
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of what the results depend on."""
+    found = {"python": sys.version.split()[0]}
+    for package in ("extra-cot-lite", *PACKAGES):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def reset_peak_memory() -> None:
+    """Start a new measurement of peak memory (Linux; elsewhere the peak of the whole process stays)."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_gb() -> float:
+    """Peak resident memory since the last reset, in GB (1e9 bytes)."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / 1e9
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe and the folder it runs in: all that a stage is given."""
+
+    recipe: Recipe
+    folder: Path
+
+    def path(self, stage_name: str, *parts: str) -> Path:
+        """A path in a stage's folder."""
+        return self.folder.joinpath(stage_name, *parts)
+
+    def fingerprint(self, name: str) -> str:
+        """What decides a stage's result: its section, the model, the seed, its inputs; 16 hex digits."""
+        what = {
+            "stage": name,
+            "section": dataclasses.asdict(getattr(self.recipe, name)),
+            "model": self.recipe.model,
+            "seed": self.recipe.seed,
+            "reads": [self.fingerprint(read) for read in stage(name).reads],
+        }
+        source = Path(self.recipe.problems.source)
+        if name == "problems" and source.is_file():
+            what["source"] = sha256(source)
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
+
+    def manifest(self, name: str) -> dict[str, Any] | None:
+        """A stage's manifest, or None where it is not done."""
+        try:
+            return json.loads(self.path(name, "manifest.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def is_done(self, name: str) -> bool:
+        """Whether a stage finished under the current recipe and all that it wrote is still there."""
+        manifest = self.manifest(name)
+        return (
+            manifest is not None
+            and manifest["fingerprint"] == self.fingerprint(name)
+            and all(self.path(name, file).is_file() for file in manifest["sha256"])
+        )
+
+    def gguf(self, which: str) -> Path:
+        """Where the export stage puts a GGUF: "base", "sft" (before CHRPO) or "policy", the product."""
+        middle = "" if which == "policy" else f"-{which}"
+        return self.path("export", f"{self.recipe.name}{middle}-{self.recipe.export.quant}.gguf")
+
+    def run_stage(self, name: str) -> None:
+        """Run one stage and write its manifest. Raises LiteError where an input is not there."""
+        this = stage(name)
+        for read in this.reads:
+            if not self.is_done(read):
+                raise LiteError(f"stage {name} reads {read}, which is not done in {self.folder}; run it first")
+        folder, fingerprint = self.path(name), self.fingerprint(name)
+        started_under = folder / "fingerprint"
+        if folder.exists() and (not started_under.is_file() or started_under.read_text() != fingerprint):
+            shutil.rmtree(folder)  # left by another recipe
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(started_under) as handle:
+            handle.write(fingerprint)
+        reset_peak_memory()
+        started = time.monotonic()
+        measured = importlib.import_module(this.module).run(self)
+        write_json(
+            folder / "manifest.json",
+            {
+                "stage": name,
+                "fingerprint": fingerprint,
+                "measured": measured,
+                "seconds": round(time.monotonic() - started, 1),
+                "peak_memory_gb": round(peak_memory_gb(), 3),
+                "inputs": {read: self.fingerprint(read) for read in this.reads},
+                "sha256": {
+                    str(path.relative_to(folder)): sha256(path)
+                    for path in sorted(folder.rglob("*"))
+                    if path.is_file() and path.name not in ("manifest.json", "fingerprint")
+                },
+                "versions": versions(),
+                "seed": self.recipe.seed,
+                "recipe": dataclasses.asdict(self.recipe),
+            },
+        )
+
+
+def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None) -> Run:
+    """Run the stages of a recipe that are not done: all, only one, or all up to one."""
+    for name in (only, until):
+        if name is not None:
+            stage(name)
+    run = Run(recipe, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "recipe.yaml") as handle:
+        handle.write(recipes.dump(recipe))
+    wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
+    for name in wanted:
+        place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
+        if run.is_done(name):
+            console.print(f"{place}: done before, skipped")
+            continue
+        console.print(f"{place} ...")
+        run.run_stage(name)
+        manifest = run.manifest(name)
+        assert manifest is not None
+        numbers = ", ".join(f"{key} {value}" for key, value in manifest["measured"].items())
+        console.print(f"{place}: {manifest['seconds']:.0f} s, {manifest['peak_memory_gb']:.1f} GB, {numbers}")
+    return run

@@ -1,0 +1,124 @@
+"""Control tokens, the prompt, and Prefix-Mirror replies: write and parse.
+
+The only file that spells `<COMP_20>`. Works with any tokenizer; imports no torch.
+Source: Extra-CoT (arXiv 2602.08324), section on mixed-ratio SFT. The control token is the last thing
+in the user turn, so that a sweep over ratios shares its prefix. The reply begins with a ratio token
+(Prefix-Mirror): a copy of the given one, or the model's own choice in POLICY mode.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lite.errors import LiteError
+
+RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)
+POLICY = "policy"
+BASE = "base"  # no control token at all: the model before it learnt the dial
+RATIO_TOKENS = tuple(f"<COMP_{round(100 * ratio)}>" for ratio in RATIOS)
+POLICY_TOKEN = "<COMP_POLICY>"
+CONTROL_TOKENS = (*RATIO_TOKENS, POLICY_TOKEN)
+MODES = (*map(str, RATIOS), POLICY)
+THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+_SENTINEL = "@@question@@"
+_REPLY_START = re.compile(r"\s*(?:<COMP_(20|40|60|80|100|POLICY|AUTO)>)?\s*")
+_CONTROL = re.compile(r"<COMP_(?:20|40|60|80|100|POLICY|AUTO)>")
+
+
+def control_token(mode: str) -> str:
+    """The control token of a mode: "0.2" gives `<COMP_20>`, "policy" gives `<COMP_POLICY>`."""
+    if mode not in MODES:
+        raise LiteError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
+    return CONTROL_TOKENS[MODES.index(mode)]
+
+
+def ratio_index(ratio: float) -> int:
+    """Place of a ratio on the grid. Raises ValueError off the grid."""
+    return RATIOS.index(ratio)
+
+
+def neutralise(text: str) -> str:
+    """Make think markers in user text plain text; they are not special tokens, so no flag stops them."""
+    return text.replace(THINK_OPEN, "< think>").replace(THINK_CLOSE, "</ think>")
+
+
+def user_text(question: str) -> str:
+    """The user turn without its control token."""
+    return f"{INSTRUCTION}\n{neutralise(question.strip())}"
+
+
+def write_reply(ratio: float | None, think: str, visible: str) -> str:
+    """The assistant turn in Prefix-Mirror form; `ratio=None` writes a base reply without the mirror."""
+    mirror = "" if ratio is None else RATIO_TOKENS[ratio_index(ratio)] + "\n"
+    return f"{mirror}{THINK_OPEN}\n{think.strip()}\n{THINK_CLOSE}\n\n{visible.strip()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A parsed reply. `ratio` is None where no ratio token leads it; `closed` is False for a cut think span."""
+
+    ratio: float | None
+    think: str
+    visible: str
+    has_think: bool
+    closed: bool
+
+
+def parse_reply(text: str) -> Reply:
+    """Split a reply (decoded with special tokens shown) into ratio token, think span and visible answer.
+
+    An unclosed think span is all think, no answer. A reply without a think span is all answer.
+    """
+    start = _REPLY_START.match(text)
+    assert start is not None
+    name = start.group(1)
+    ratio = int(name) / 100 if name and name.isdigit() else None
+    body = text[start.end() :]
+    if not body.startswith(THINK_OPEN):
+        return Reply(ratio, "", body.strip(), has_think=False, closed=False)
+    body = body[len(THINK_OPEN) :]
+    think, close, visible = body.partition(THINK_CLOSE)
+    return Reply(ratio, think.strip(), visible.strip(), has_think=True, closed=bool(close))
+
+
+def split_template(render: Callable[[str], str]) -> tuple[str, str]:
+    """Render a chat template around a sentinel; return what stands before and after the user's text.
+
+    Only these parts are tokenised with special tokens on; user text never is.
+    """
+    rendered = render(_SENTINEL)
+    if rendered.count(_SENTINEL) != 1:
+        raise LiteError("the chat template does not show the user's text exactly once; give a chat model")
+    head, tail = rendered.split(_SENTINEL)
+    return head, tail
+
+
+def strip_control(text: str) -> str:
+    """Remove control tokens from a text, for display."""
+    return _CONTROL.sub("", text)
+
+
+def encode_prompt(tokenizer, question: str, mode: str) -> list[int]:
+    """Token ids of the prompt for a Hugging Face tokenizer, up to where the assistant begins.
+
+    Built from parts: the template's own with special tokens on, the user's text with them off.
+    """
+
+    def render(content: str) -> str:
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+
+    head, tail = split_template(render)
+    text = user_text(question)
+    if mode != BASE:
+        text, tail = text + " ", control_token(mode) + tail
+    return (
+        tokenizer.encode(head, add_special_tokens=False)
+        + tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        + tokenizer.encode(tail, add_special_tokens=False)
+    )
