@@ -166,6 +166,7 @@ class Chrpo:
     steps: int = 100
     prompts: int = 8  # problems in one step
     group: int = 4  # rollouts of one problem
+    batch_size: int = 32  # rollouts in one forward pass of the update
     learning_rate: float = 2e-5
     clip_low: float = 0.2
     clip_high: float = 0.28
@@ -197,7 +198,13 @@ class Chrpo:
 
     def __post_init__(self) -> None:
         _positive("chrpo", self, "steps", "prompts", "learning_rate", "temperature", "max_tokens", "eps", "save_steps")
+        _positive("chrpo", self, "batch_size")
         _require(self.group >= 2, f"chrpo.group = {self.group}: a group needs at least 2 rollouts to compare")
+        rollouts = self.prompts * self.group
+        _require(
+            rollouts % min(self.batch_size, rollouts) == 0,
+            f"chrpo.batch_size = {self.batch_size}: must divide prompts * group = {rollouts}",
+        )
         _require(0 < self.eps < 1, f"chrpo.eps = {self.eps}: must lie in (0, 1)")
         best = self.w_acc + self.w_cal * self.use_cal + self.kappa * self.l_short * self.use_mode
         _require(
@@ -234,12 +241,17 @@ class Evaluate:
 
     modes: tuple[str, ...] = (BASE, *MODES[:-1], "sft-policy", POLICY)
     temperature: float = 0.0  # 0 is greedy
+    top_p: float = 0.9  # where temperature is not 0
     max_tokens: int = 4096
     batch_size: int = 16  # sequences decoded together
     num_threads: int = 0  # 0: as many as there are cores
 
     def __post_init__(self) -> None:
-        _positive("evaluate", self, "max_tokens", "batch_size")
+        _positive("evaluate", self, "max_tokens", "batch_size", "top_p")
+        _fraction("evaluate", self, "top_p")
+        for name in ("temperature", "num_threads"):
+            value = getattr(self, name)
+            _require(value >= 0, f"evaluate.{name} = {value}: must be 0 or more")
         known = (BASE, *MODES, "sft-policy")
         for mode in self.modes:
             _require(mode in known, f"evaluate.modes: {mode!r} is unknown; use some of {', '.join(known)}")

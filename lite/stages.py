@@ -17,7 +17,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from typing import Any
 from lite import recipe as recipes
 from lite.errors import LiteError
 from lite.progress import console
-from lite.records import atomic_write, write_json
 from lite.recipe import Recipe
+from lite.records import atomic_write, write_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,25 +180,40 @@ class Run:
         )
 
 
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run folder against a second run. The system lets go of it when the process ends, however it ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as handle:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, children do not inherit it
+            except (BlockingIOError, PermissionError):
+                raise LiteError(f"{folder}: another run is at work in it; wait for it, or give another --out") from None
+        yield
+
+
 def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None) -> Run:
     """Run the stages of a recipe that are not done: all, only one, or all up to one."""
     for name in (only, until):
         if name is not None:
             stage(name)
     run = Run(recipe, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "recipe.yaml") as handle:
-        handle.write(recipes.dump(recipe))
-    wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
-    for name in wanted:
-        place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
-        if run.is_done(name):
-            console.print(f"{place}: done before, skipped")
-            continue
-        console.print(f"{place} ...")
-        run.run_stage(name)
-        manifest = run.manifest(name)
-        assert manifest is not None
-        numbers = ", ".join(f"{key} {value}" for key, value in manifest["measured"].items())
-        console.print(f"{place}: {manifest['seconds']:.0f} s, {manifest['peak_memory_gb']:.1f} GB, {numbers}")
+    with _alone_in(folder):
+        with atomic_write(folder / "recipe.yaml") as handle:
+            handle.write(recipes.dump(recipe))
+        wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
+        for name in wanted:
+            place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
+            if run.is_done(name):
+                console.print(f"{place}: done before, skipped")
+                continue
+            console.print(f"{place} ...")
+            run.run_stage(name)
+            manifest = run.manifest(name)
+            assert manifest is not None
+            numbers = ", ".join(f"{key} {value}" for key, value in manifest["measured"].items())
+            console.print(f"{place}: {manifest['seconds']:.0f} s, {manifest['peak_memory_gb']:.1f} GB, {numbers}")
     return run

@@ -1,0 +1,247 @@
+"""A Hugging Face folder to GGUF on the official `gguf` package: Llama, Qwen2 and Qwen3.
+
+Tensors are read from safetensors and written one at a time, so memory stays at the largest of them. Names come
+from gguf's own map; Llama's q and k rows are permuted to llama.cpp's rotary order; tied embeddings stay tied
+(no output.weight). What llama.cpp would silently compute otherwise is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from export import vocab
+from export.template import dial_template
+from lite.errors import LiteError
+from lite.progress import progress
+from lite.records import atomic_write
+from lite.tokens import CONTROL_TOKENS
+
+Dtype = Literal["f32", "f16", "bf16"]
+ARCHITECTURES = {
+    "LlamaForCausalLM": gguf.MODEL_ARCH.LLAMA,
+    "Qwen2ForCausalLM": gguf.MODEL_ARCH.QWEN2,
+    "Qwen3ForCausalLM": gguf.MODEL_ARCH.QWEN3,
+}
+TYPES = {
+    "f32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "f16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "bf16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The tensors of a folder: where each is, and its shape."""
+
+    files: dict[str, Path]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def load(self, name: str) -> np.ndarray:
+        """One tensor as float32."""
+        with safe_open(self.files[name], framework="pt") as handle:
+            return handle.get_tensor(name).float().numpy()
+
+
+def find_weights(folder: Path) -> Weights:
+    """Look up the tensors of a folder's safetensors files. Raises LiteError where there are none or one is cut."""
+    files, shapes = {}, {}
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="pt") as handle:
+                for name in handle.keys():
+                    files[name], shapes[name] = path, tuple(handle.get_slice(name).get_shape())
+        except (SafetensorError, OSError) as fault:
+            raise LiteError(
+                f"{path}: not a whole safetensors file ({fault}); save or download it again"
+            ) from None
+    if not files:
+        raise LiteError(
+            f"{folder}: no *.safetensors in it; save the model with save_pretrained (adapters: merge first)"
+        )
+    return Weights(files, shapes)
+
+
+def _rope_factors(rope: dict[str, Any], theta: float, head_dim: int, where: Path) -> np.ndarray:
+    """Llama 3's frequency factors, (head_dim / 2,): what llama.cpp divides each rotary frequency by."""
+    try:
+        factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+        window = float(rope["original_max_position_embeddings"])
+    except KeyError as fault:
+        raise LiteError(f"{where}: rope type llama3 without {fault}; complete its rope parameters") from None
+    waves = 2 * np.pi * theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)  # (head_dim / 2,)
+    smooth = np.clip((window / waves - low) / (high - low), 0, 1)
+    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+
+
+def _add_rope(
+    writer: gguf.GGUFWriter, config: dict[str, Any], head_dim: int, where: Path
+) -> np.ndarray | None:
+    """Write rotary settings; return Llama 3's frequency factors where the model has them."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # transformers 5, 4
+    theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
+    writer.add_rope_freq_base(theta)
+    writer.add_rope_dimension_count(head_dim)
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "llama3":
+        return _rope_factors(rope, theta, head_dim, where)
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(float(rope["factor"]))
+        if kind == "yarn":
+            window = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
+            writer.add_rope_scaling_orig_ctx_len(int(window))
+    elif kind != "default":
+        raise LiteError(f"{where}: rope type {kind!r}; default, linear, yarn or llama3 can be exported")
+    return None
+
+
+def _add_config(
+    writer: gguf.GGUFWriter, config: dict[str, Any], num_rows: int, where: Path
+) -> np.ndarray | None:
+    """Write the model's sizes; return rotary frequency factors, if any."""
+    for key, wanted in (("hidden_act", "silu"), ("use_sliding_window", False), ("quantization_config", None)):
+        if config.get(key, wanted) not in (wanted, None):
+            raise LiteError(f"{where}: {key} = {config[key]!r}; only {wanted!r} can be exported")
+    try:
+        num_heads = int(config["num_attention_heads"])
+        head_dim = int(config.get("head_dim") or config["hidden_size"] // num_heads)
+        writer.add_vocab_size(num_rows)
+        writer.add_context_length(int(config["max_position_embeddings"]))
+        writer.add_embedding_length(int(config["hidden_size"]))
+        writer.add_block_count(int(config["num_hidden_layers"]))
+        writer.add_feed_forward_length(int(config["intermediate_size"]))
+        writer.add_head_count(num_heads)
+        writer.add_head_count_kv(int(config.get("num_key_value_heads") or num_heads))
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+        writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+        return _add_rope(writer, config, head_dim, where)
+    except KeyError as fault:
+        raise LiteError(f"{where}: no {fault}; save the model with save_pretrained") from None
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter, words: vocab.Vocabulary, template: str | None) -> None:
+    writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
+    writer.add_tokenizer_pre(words.pre)
+    writer.add_token_list(words.tokens)
+    writer.add_token_types(words.types)
+    writer.add_token_merges(words.merges)
+    for name, number in words.special_ids.items():
+        {"eos": writer.add_eos_token_id, "bos": writer.add_bos_token_id, "pad": writer.add_pad_token_id}[
+            name
+        ](number)
+    writer.add_add_bos_token(words.add_bos)
+    if template is not None:
+        writer.add_chat_template(template)
+
+
+def permute(rows: np.ndarray, num_heads: int) -> np.ndarray:
+    """Reorder the rows of Llama's q or k (weight or bias): rotary halves become rotary pairs.
+
+    Within a head Hugging Face pairs row i with row i + d/2, llama.cpp row 2i with row 2i + 1.
+    """
+    halves = rows.reshape(num_heads, 2, rows.shape[0] // num_heads // 2, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _row_order(
+    arch: gguf.MODEL_ARCH, config: dict[str, Any], name: str
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What reorders the rows of a tensor."""
+    num_heads = int(config["num_attention_heads"])
+    heads = {"q_proj": num_heads, "k_proj": int(config.get("num_key_value_heads") or num_heads)}
+    layer = name.split(".")[-2]
+    if arch != gguf.MODEL_ARCH.LLAMA or layer not in heads:
+        return lambda rows: rows
+    return lambda rows: permute(rows, heads[layer])
+
+
+def _pack(tensor: np.ndarray, dtype: Dtype, name: str) -> np.ndarray:
+    """A float32 tensor in the file's number format. Raises LiteError where float16 cannot hold it."""
+    if not np.isfinite(tensor).all():
+        raise LiteError(f"{name}: holds NaN or infinity; the model is broken, train it again")
+    if dtype == "f16":
+        if np.abs(tensor).max(initial=0) > np.finfo(np.float16).max:
+            raise LiteError(f"{name}: holds {np.abs(tensor).max():.3g}, too large for f16; use bf16 or f32")
+        return tensor.astype(np.float16)
+    return gguf.quants.quantize(tensor, TYPES[dtype][0])
+
+
+def convert(folder: Path, out: Path, dtype: Dtype, dial: bool, name: str) -> None:
+    """Write the model of a Hugging Face folder as a GGUF called `name` at `out`, atomically.
+
+    Vectors stay f32, matrices become `dtype`. `dial` puts the ratio dial into the chat template and needs the
+    control tokens. Raises LiteError for what cannot be exported faithfully.
+    """
+    config = vocab.read_json(folder / "config.json")
+    architecture = (config.get("architectures") or [None])[0]
+    if architecture not in ARCHITECTURES:
+        raise LiteError(
+            f"{folder}: architecture {architecture!r}; only {', '.join(ARCHITECTURES)} can be exported"
+        )
+    arch, weights = ARCHITECTURES[architecture], find_weights(folder)
+    embedding, head = "model.embed_tokens.weight", "lm_head.weight"
+    tied = bool(config.get("tie_word_embeddings", False))
+    for needed in (embedding,) if tied else (embedding, head):
+        if needed not in weights.shapes:
+            raise LiteError(f"{folder}: no tensor {needed}; save the whole model")
+    num_rows = weights.shapes[embedding][0]
+    words = vocab.read(folder, num_rows)
+    template = words.chat_template
+    if dial:
+        missing = [token for token in CONTROL_TOKENS if token not in words.tokens]
+        if missing or template is None:
+            raise LiteError(
+                f"{folder}: no {missing[0] if missing else 'chat template'}; only a trained chat model has a dial"
+            )
+        template = dial_template(template)
+
+    names = gguf.get_tensor_name_map(arch, int(config["num_hidden_layers"]))
+    plan: dict[str, str] = {}  # name here: name there
+    for tensor in weights.shapes:
+        if (tied and tensor == head) or tensor.endswith("rotary_emb.inv_freq"):
+            continue
+        there = names.get_name(tensor, try_suffixes=(".weight", ".bias"))
+        if there is None:
+            raise LiteError(
+                f"{folder}: tensor {tensor} has no place in a GGUF of {architecture}; merge adapters first"
+            )
+        plan[tensor] = there
+
+    with atomic_write(out, "wb") as handle:  # the writer opens it by name; the handle keeps it and syncs it
+        writer = gguf.GGUFWriter(Path(handle.name), gguf.MODEL_ARCH_NAMES[arch])
+        writer.add_name(name)
+        writer.add_file_type(TYPES[dtype][1])
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        factors = _add_config(writer, config, num_rows, folder / "config.json")
+        _add_vocabulary(writer, words, template)
+        for tensor, there in plan.items():
+            shape = weights.shapes[tensor]
+            kind = TYPES[dtype if len(shape) > 1 else "f32"][0]
+            bytes_each = 4 if kind == gguf.GGMLQuantizationType.F32 else 2
+            writer.add_tensor_info(there, shape, np.dtype(np.float32), math.prod(shape) * bytes_each, kind)
+        if factors is not None:
+            writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        with progress(f"convert to {dtype}", len(plan), "tensors") as meter:
+            for tensor in plan:
+                values = _row_order(arch, config, tensor)(weights.load(tensor))
+                writer.write_tensor_data(_pack(values, dtype if values.ndim > 1 else "f32", tensor))
+                meter.advance()
+        if factors is not None:
+            writer.write_tensor_data(factors)
+        writer.close()

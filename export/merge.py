@@ -1,0 +1,81 @@
+"""Stage merge: the adapters into the 16 or 32-bit base, as plain Hugging Face folders.
+
+The base is loaded anew, never in 4 bit: merging into a quantised base is refused on a CPU and inexact anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lite import backend
+from lite.errors import LiteError
+from lite.progress import progress
+from lite.stages import Run
+
+SOURCES = {"sft": "sft", "policy": "chrpo"}  # what is merged: the stage whose adapter it is
+
+
+def _num_rows(adapter: Path, num_tokens: int, num_base: int) -> int:
+    """Embedding rows the merged model needs: the adapter's own where it saved them, else room for its tokens."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as handle:
+        for name in handle.keys():
+            if ".embed_tokens." in name and name.endswith(("embed_tokens.weight", ".base_layer.weight")):
+                return handle.get_slice(name).get_shape()[0]
+    return max(num_tokens, num_base)
+
+
+def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
+    """Merge a PEFT adapter with its trained token rows into `base`; write model and tokenizer at `out`, atomically.
+
+    Spare embedding rows of the base take the new tokens; where there are none the embedding grows. Tied
+    embeddings stay tied. Raises LiteError where the adapter is not there or does not fit.
+    """
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise LiteError(f"{adapter}: no adapter_model.safetensors; run the stage that trains it")
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(adapter)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), low_cpu_mem_usage=True)
+    num_base = model.get_input_embeddings().num_embeddings
+    num_rows = _num_rows(adapter, len(tokenizer), num_base)
+    if num_rows != num_base:
+        model.resize_token_embeddings(num_rows, mean_resizing=False)
+    try:
+        adapted = PeftModel.from_pretrained(model, adapter)
+    except (RuntimeError, ValueError) as fault:
+        reason = str(fault).strip().splitlines()[-1].strip()
+        raise LiteError(
+            f"{adapter}: does not fit the base {base} ({reason}); train it again on that base"
+        ) from None
+    merged = adapted.merge_and_unload(safe_merge=True)
+    if merged.config.tie_word_embeddings:
+        inputs, outputs = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
+        assert inputs.data_ptr() == outputs.data_ptr(), "merging untied the embeddings"
+
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    merged.save_pretrained(part)
+    tokenizer.save_pretrained(part)
+    shutil.rmtree(out, ignore_errors=True)
+    part.rename(out)
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Merge the SFT and the CHRPO adapter into merge/sft and merge/policy."""
+    base = backend.resolve(run.recipe.model)
+    with progress("merge", len(SOURCES), "models") as meter:
+        for name, stage in SOURCES.items():
+            out = run.path("merge", name)
+            if not out.is_dir():  # a folder that is there is whole
+                merge(base, run.path(stage, "adapter"), out, run.recipe.merge.dtype)
+            meter.advance()
+    config = json.loads(run.path("merge", "policy", "config.json").read_text(encoding="utf-8"))
+    size = sum(path.stat().st_size for path in run.path("merge", "policy").iterdir())
+    return {"embedding_rows": config["vocab_size"], "megabytes": round(size / 1e6, 1)}

@@ -1,0 +1,399 @@
+"""The training backend: the only file that names Unsloth.
+
+The same lines serve a CUDA card and a CPU; Unsloth picks its backend by itself. Heavy imports happen inside
+the functions, and `prepare` first: Unsloth patches transformers, TRL and PEFT and must come before them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lite.errors import LiteError
+from lite.tokens import CONTROL_TOKENS
+
+QUICKSTART = Path(__file__).parent / "quickstart" / "reasoner"
+LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def resolve(model: str) -> str:
+    """What to load for a recipe's `model`: the packaged tiny reasoner, a local folder, or a hub name."""
+    if model == "quickstart":
+        if not (QUICKSTART / "config.json").is_file():
+            raise LiteError(
+                f"model quickstart: {QUICKSTART} holds no model; make it with recipes/tiny_reasoner.py"
+            )
+        return str(QUICKSTART)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise LiteError(f"model {model}: the folder has no config.json; give a Hugging Face model folder")
+        return str(folder)
+    if model.startswith((".", "/", "~")) or model.count("/") != 1 or folder.exists():
+        raise LiteError(
+            f"model {model!r}: no such folder; give a folder, a hub name owner/name, or quickstart"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep banners off standard output; warnings about our own choices (spare rows, dtype) are noise, too."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def prepare() -> None:
+    """Import Unsloth (10 to 25 s once). Call before importing transformers, TRL or PEFT."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "extra-cot-lite" / "unsloth"
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache))  # else it writes into the working folder
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # a notice about torchao's enums
+    try:
+        with _quiet():
+            import unsloth  # noqa: F401
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+    except ImportError as fault:
+        raise LiteError(
+            f"training needs the extra `train` ({fault}); install it with `uv sync --extra train`"
+        ) from None
+
+
+def load_tokenizer(model: str):
+    """The model's tokenizer with the six control tokens added as special tokens (one id each)."""
+    prepare()
+    from transformers import AddedToken, AutoTokenizer
+
+    name = resolve(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as fault:
+        raise LiteError(
+            f"model {model!r}: no tokenizer could be loaded ({str(fault).splitlines()[0]})"
+        ) from None
+    tokenizer.add_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS], special_tokens=True
+    )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def control_ids(tokenizer) -> list[int]:
+    """Ids of the control tokens, in the order of lite.tokens.CONTROL_TOKENS."""
+    return [tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS]
+
+
+def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool):
+    """The base model with a row for every token; ties are kept."""
+    import torch
+    from unsloth import FastLanguageModel
+
+    name = resolve(model)
+    try:
+        with _quiet():
+            base, _ = FastLanguageModel.from_pretrained(
+                name,
+                max_seq_length=max_tokens,
+                dtype=None,  # bf16 where the hardware has it
+                load_in_4bit=four_bit,
+                use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
+            )
+    except (OSError, ValueError) as fault:
+        raise LiteError(f"model {model!r}: could not be loaded ({str(fault).splitlines()[0]})") from None
+    rows = base.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:  # most bases have spare rows; then nothing is resized
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    return base
+
+
+def _init_rows(base, ids: list[int], seed: int) -> None:
+    """Set the embedding rows `ids` to the mean of the others plus a little noise, so that they differ."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    layers = {
+        id(layer.weight): layer for layer in (base.get_input_embeddings(), base.get_output_embeddings())
+    }
+    for layer in layers.values():  # one layer where they are tied
+        weight = layer.weight.data  # (V, d)
+        known = weight[: min(ids)].float()
+        noise = torch.randn(len(ids), weight.shape[1], generator=generator).to(weight.device)
+        weight[ids] = (known.mean(0) + 0.1 * known.std(0) * noise).to(weight.dtype)
+
+
+def _load_adapter_weights(model, adapter: Path) -> None:
+    from peft import load_peft_weights, set_peft_model_state_dict
+
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise LiteError(f"{adapter}: holds no adapter_model.safetensors; run the stage that makes it again")
+    loaded = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"))
+    if loaded.unexpected_keys:
+        raise LiteError(f"{adapter}: made for another model (it has {loaded.unexpected_keys[0]})")
+
+
+def load_trainable(
+    model: str,
+    *,
+    max_tokens: int,
+    rank: int,
+    alpha: int,
+    four_bit: bool,
+    seed: int,
+    adapter: Path | None = None,
+):
+    """Base with LoRA on all linear layers and the six control token rows trained beside it.
+
+    Returns (PEFT model, tokenizer). `adapter` continues from a saved one of the same rank.
+    """
+    tokenizer = load_tokenizer(model)
+    import torch
+    from unsloth import FastLanguageModel
+
+    base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit)
+    _init_rows(base, control_ids(tokenizer), seed)
+    with _quiet():
+        peft_model = FastLanguageModel.get_peft_model(
+            base,
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=LINEAR_LAYERS,
+            use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
+            random_state=seed,
+            trainable_token_indices=control_ids(tokenizer),
+        )
+    peft_model.get_output_embeddings().bias = None  # TRL's fused head reads it; PEFT's wrapper hides it
+    if adapter is not None:
+        _load_adapter_weights(peft_model, adapter)
+    return peft_model, tokenizer
+
+
+def load(model: str, *, max_tokens: int, adapter: Path | None = None, four_bit: bool = False):
+    """Base, or base with an adapter, for generating and scoring. Returns (model, tokenizer).
+
+    The adapter is merged unless the base is quantised: a tiny model generates twice as fast without LoRA's
+    extra small products, and the merged model is what is exported.
+    """
+    tokenizer = load_tokenizer(model)
+    from unsloth import FastLanguageModel
+
+    base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit)
+    if adapter is not None:
+        from peft import PeftModel
+
+        if not (adapter / "adapter_model.safetensors").is_file():
+            raise LiteError(
+                f"{adapter}: holds no adapter_model.safetensors; run the stage that makes it again"
+            )
+        with _quiet():
+            base = PeftModel.from_pretrained(base, str(adapter))
+            if not four_bit:
+                base = base.merge_and_unload()
+    FastLanguageModel.for_inference(base)
+    return base, tokenizer
+
+
+@contextlib.contextmanager
+def for_rollouts(model) -> Iterator[Any]:
+    """A PEFT model in training made ready to generate; the same weights and mode come back after.
+
+    On a CPU the adapter is folded into the base for that time: LoRA's small products cost more than the base.
+    """
+    import torch
+    from unsloth import FastLanguageModel
+
+    fold = model.device.type == "cpu" and not getattr(model, "is_loaded_in_4bit", False)
+    frozen = [param for param in model.parameters() if not param.requires_grad] if fold else []
+    saved = [param.detach().clone() for param in frozen]
+    FastLanguageModel.for_inference(model)
+    if fold:
+        model.merge_adapter()
+    try:
+        yield model.get_base_model() if fold else model
+    finally:
+        if fold:
+            model.unmerge_adapter()
+            with torch.no_grad():  # unmerging leaves rounding errors
+                for param, before in zip(frozen, saved, strict=True):
+                    param.copy_(before)
+        FastLanguageModel.for_training(model)
+
+
+def last_logits(model, ids, mask):
+    """Logits (B, V) after the last token of left-padded `ids` (B, T), with their gradient."""
+    os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"  # GRPO on CUDA asks for hidden states instead
+    return model(input_ids=ids, attention_mask=mask, logits_to_keep=1).logits[:, -1]
+
+
+def stop_ids(model, tokenizer) -> list[int]:
+    """Ids that end a reply: the tokenizer's EOS and those of the model's generation config."""
+    config = getattr(model, "generation_config", None)
+    also = getattr(config, "eos_token_id", None)
+    also = [] if also is None else [also] if isinstance(also, int) else list(also)
+    return sorted({tokenizer.eos_token_id, *also})
+
+
+def count_tokens(tokenizer, text: str) -> int:
+    """Length of a text in the model's tokens, special tokens off."""
+    return len(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def _sample(logits, temperature: float, top_p: float):
+    """Draw one id per row of `logits` (B, V); greedy at temperature 0."""
+    import torch
+
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs, ids = torch.softmax(logits.float() / temperature, -1).sort(-1, descending=True)
+    before = probs.cumsum(-1) - probs  # (B, V) probability of all likelier ids
+    place = torch.multinomial(probs.masked_fill(before >= top_p, 0.0), 1)
+    return ids.gather(1, place).squeeze(1)  # (B,)
+
+
+def _growing_cache(num_layers: int):
+    """A cache that grows 64 places at a time; DynamicCache copies itself for every token (4/5 of the time)."""
+    import torch
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    class GrowingLayer(DynamicLayer):
+        room = None  # (2, B, heads, capacity, head_dim); keys and values are views of its front
+
+        def update(self, key_states, value_states, *_args, **_kwargs):
+            if not self.is_initialized:
+                self.lazy_initialization(key_states, value_states)
+            start = self.get_seq_length()
+            end = start + key_states.shape[-2]
+            if self.room is None or end > self.room.shape[-2]:
+                batch, heads, _, dim = key_states.shape
+                room = key_states.new_empty(2, batch, heads, end + 64, dim)
+                if start:
+                    room[0, :, :, :start], room[1, :, :, :start] = self.keys, self.values
+                self.room = room
+            self.room[0, :, :, start:end], self.room[1, :, :, start:end] = key_states, value_states
+            self.keys, self.values = self.room[0, :, :, :end], self.room[1, :, :, :end]
+            return self.keys, self.values
+
+        def batch_select_indices(self, indices: torch.Tensor) -> None:
+            super().batch_select_indices(indices)
+            self.room = None
+
+    return Cache(layers=[GrowingLayer() for _ in range(num_layers)])
+
+
+def _decode(model, prompts: list[list[int]], pad: int, stops: list[int], max_tokens: int, temperature, top_p):
+    """Sample a reply for each prompt with the model's own forward; returns ids (B, max_tokens).
+
+    Faster than `generate` on a CPU: equal prompts are read once, and rows that are done leave the batch.
+    """
+    import torch
+
+    unique = list(dict.fromkeys(map(tuple, prompts)))
+    width = max(map(len, unique))
+    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in unique])  # (U, width)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in unique])
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = _growing_cache(model.config.num_hidden_layers)
+    logits = model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits  # (U, 1, V)
+    place = {prompt: index for index, prompt in enumerate(unique)}
+    rows = torch.tensor([place[tuple(prompt)] for prompt in prompts])
+    cache.batch_select_indices(rows)
+    logits, mask, positions = logits[rows, -1], mask[rows], positions[rows, -1:]
+    stop = torch.tensor(stops)
+    replies = torch.full((len(prompts), max_tokens), stops[0])
+    alive = torch.arange(len(prompts))  # rows of `replies` in the batch
+    done = torch.zeros(len(prompts), dtype=torch.bool)
+    for step in range(max_tokens):
+        token = _sample(logits, temperature, top_p)
+        replies[alive, step] = token
+        done |= torch.isin(token, stop)
+        if done.all():
+            break
+        if done.float().mean() >= 0.2:  # below that, copying the cache costs more than it saves
+            keep = (~done).nonzero().squeeze(1)
+            cache.batch_select_indices(keep)
+            alive, token, mask, positions, done = (
+                part[keep] for part in (alive, token, mask, positions, done)
+            )
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        positions = positions + 1
+        logits = model(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+    return replies
+
+
+def generate(
+    model,
+    tokenizer,
+    prompts: list[list[int]],
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    batch_size: int,
+    advance: Callable[[int], object] | None = None,
+) -> list[list[int]]:
+    """Sample one reply per prompt (greedy at temperature 0); new ids only, without the EOS.
+
+    Prompts of similar length share a batch, padded on the left. `advance` is told how many are finished.
+    A reply of `max_tokens` ids was cut; a shorter one ended by itself.
+    """
+    import torch
+
+    stops = stop_ids(model, tokenizer)
+    pad = tokenizer.pad_token_id
+    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+    torch.manual_seed(seed)
+    replies: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = [prompts[index] for index in chosen]
+        width = len(batch[0])
+        with torch.inference_mode():
+            if model.device.type == "cpu":
+                outputs = _decode(model, batch, pad, stops, max_tokens, temperature, top_p)
+            else:
+                ids = [[pad] * (width - len(prompt)) + prompt for prompt in batch]
+                mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
+                outputs = model.generate(
+                    input_ids=torch.tensor(ids, device=model.device),  # (B, width)
+                    attention_mask=torch.tensor(mask, device=model.device),
+                    max_new_tokens=max_tokens,
+                    eos_token_id=stops,
+                    pad_token_id=pad,
+                    use_cache=True,
+                    **sampling,
+                )[:, width:]
+        for index, reply in zip(chosen, outputs.tolist(), strict=True):
+            end = next((place for place, token in enumerate(reply) if token in stops), len(reply))
+            replies[index] = reply[:end]
+        if advance is not None:
+            advance(len(chosen))
+    return replies

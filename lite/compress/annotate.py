@@ -1,0 +1,271 @@
+"""Stage `annotate`: KEEP labels, from which the compressor learns.
+
+Takes traces, gives Labels: the character spans of each think span that must stay. The paper asks GPT-4o which
+numbered words to keep, a formula counting as one word. Here two annotators need no second model:
+
+- `rules` keeps formulas and numbers: the baseline.
+- `likelihood` lets the reasoner that is being compressed judge each unit by what the rest needs. A set of units
+  is removed from the chain, and its cost is the drop in log p, in nats, of the targets: the final answer in the
+  visible answer, and the digits of all formulas that stay. With the answer alone, the last equation would
+  explain everything; with the later formulas as targets a chain of equations is needed as a whole, and each one
+  pays for what feeds it. The chain is searched greedily from coarse to fine: first the clauses of words and
+  numbers, then what is left of them in ever smaller parts, and formulas one by one, so that a restated number
+  goes before the formula that made it. In each round every group is removed by itself; the cheap ones are dropped
+  together if that is cheap, too, else the cheaper half of them, and so on. A group that is dear
+  stays dear while the rest shrinks, so it is split, and a single unit that is dear is never scored again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from lite import backend, recipe, tokens
+from lite.compress.select import place
+from lite.compress.units import Unit, segment
+from lite.errors import LiteError
+from lite.progress import progress
+from lite.records import Journal, Labels, Trace, read_records, write_records
+from lite.stages import Run
+
+_CLAUSE_END = re.compile(r"[.,;:!?]\W*$")
+_MAX_GROUPS = 32  # of one trace in one round, so that long chains cost rounds, not minutes
+_TRACES = 16  # searched side by side, to fill batches; also what a kill can lose
+
+
+class Annotator(Protocol):
+    """Says which units of each trace to keep."""
+
+    def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
+        """Indices of the kept units of `segment(trace.think)` for each trace, ascending."""
+        ...
+
+
+class Rules:
+    """Keeps formulas and numbers."""
+
+    def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
+        return [
+            [index for index, unit in enumerate(segment(trace.think)) if unit.kind != "word"]
+            for trace in traces
+        ]
+
+
+def clauses(text: str, units: Sequence[Unit]) -> list[list[int]]:
+    """Indices of units grouped: a formula by itself, and words and numbers up to punctuation or a new line."""
+    groups: list[list[int]] = []
+    fresh = True
+    for index, unit in enumerate(units):
+        formula = unit.kind == "formula"
+        broken = index > 0 and "\n" in text[units[index - 1].end : unit.start]
+        if fresh or formula or broken:
+            groups.append([])
+        groups[-1].append(index)
+        fresh = formula or bool(_CLAUSE_END.search(text[unit.start : unit.end]))
+    return groups
+
+
+def merge(groups: list[list[int]], most: int) -> list[list[int]]:
+    """Neighbouring groups put together evenly, so that at most `most` are left."""
+    if len(groups) <= most:
+        return groups
+    cuts = [len(groups) * part // most for part in range(most + 1)]
+    return [[index for group in groups[a:b] for index in group] for a, b in zip(cuts, cuts[1:], strict=False)]
+
+
+@dataclass
+class _Search:
+    """Where the search stands on one trace."""
+
+    trace: Trace
+    prompt: list[int]
+    units: list[Unit]
+    alive: list[int]
+    groups: list[list[int]]  # still to be scored, disjoint parts of `alive`
+    base: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (units + 1,) log p of each unit's targets
+
+
+@dataclass
+class Likelihood:
+    """Keeps what the model needs; see the module's docstring. `model` and `tokenizer` are Hugging Face's."""
+
+    model: Any
+    tokenizer: Any
+    config: recipe.Annotate
+
+    def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
+        searches = [self._start(trace) for trace in traces]
+        for search, base in zip(searches, self._log_p([(s, s.alive) for s in searches]), strict=True):
+            search.base = base
+        for number in range(self.config.num_rounds):
+            self._round(searches, number)
+        return [search.alive for search in searches]
+
+    def _start(self, trace: Trace) -> _Search:
+        units = segment(trace.think)
+        groups = [group for group in clauses(trace.think, units) if units[group[0]].kind != "formula"]
+        prompt = tokens.encode_prompt(self.tokenizer, trace.question, tokens.BASE)
+        return _Search(trace, prompt, units, list(range(len(units))), merge(groups, _MAX_GROUPS))
+
+    def _round(self, searches: list[_Search], number: int) -> None:
+        """Score every group by leaving it out, drop the cheap ones, split the dear ones."""
+        tries = [(s, group) for s in searches for group in s.groups]
+        scored = self._costs([(s, set(group)) for s, group in tries])
+        costs: dict[int, list[tuple[float, list[int]]]] = {id(s): [] for s in searches}
+        for (s, group), (cost, _) in zip(tries, scored, strict=True):
+            costs[id(s)].append((cost, group))
+        cheap = {
+            id(s): sorted(pair for pair in costs[id(s)] if pair[0] < self.config.max_drop) for s in searches
+        }
+        open_ = [s for s in searches if cheap[id(s)]]
+        while open_:  # drop what is cheap together, or the cheaper half of it, ...
+            together = [(s, {index for _, group in cheap[id(s)] for index in group}) for s in open_]
+            for (s, gone), (cost, base) in zip(together, self._costs(together), strict=True):
+                if cost < self.config.max_drop or len(cheap[id(s)]) == 1:
+                    s.alive = [index for index in s.alive if index not in gone]
+                    s.base = base
+                    cheap[id(s)] = []
+                else:
+                    cheap[id(s)] = cheap[id(s)][: len(cheap[id(s)]) // 2]
+            open_ = [s for s in open_ if cheap[id(s)]]
+        for s in searches:
+            s.groups = self._next_groups(s, costs[id(s)])
+            if number == 0:
+                formulas = [[index] for index in s.alive if s.units[index].kind == "formula"]
+                s.groups += merge(formulas, _MAX_GROUPS)
+
+    def _next_groups(self, s: _Search, costs: list[tuple[float, list[int]]]) -> list[list[int]]:
+        alive = set(s.alive)
+        groups = []
+        for cost, group in costs:
+            if group[0] not in alive:
+                continue
+            if cost < self.config.max_drop:
+                groups.append(group)  # cheap alone, dear together: next time
+            elif len(group) > 1:
+                third = max(1, len(group) // 3) if len(group) > 4 else 1
+                groups += [group[at : at + third] for at in range(0, len(group), third)]
+        return groups
+
+    def _costs(self, tries: list[tuple[_Search, set[int]]]) -> list[tuple[float, np.ndarray]]:
+        """For each set of units left out: its cost in nats, and the log p (units + 1,) of what is left."""
+        kept = [(s, [index for index in s.alive if index not in gone]) for s, gone in tries]
+        results = []
+        for (s, rest), left in zip(kept, self._log_p(kept), strict=True):
+            judged = [*rest, len(s.units)]
+            results.append((float((s.base[judged] - left[judged]).sum()), left))
+        return results
+
+    def _log_p(self, variants: list[tuple[_Search, list[int]]]) -> list[np.ndarray]:
+        """Log p of the targets of each unit (and, last, of the answer) when only some units are there."""
+        encoded = [self._encode(s, kept) for s, kept in variants]
+        results: list[np.ndarray] = [np.zeros(0)] * len(variants)
+        for batch in self._batches([len(ids) for ids, _ in encoded]):
+            log_p = self._forward([encoded[i] for i in batch])
+            for i, values in zip(batch, log_p, strict=True):
+                owners = [owner for _, owner in encoded[i][1]]
+                results[i] = np.bincount(owners, weights=values, minlength=len(variants[i][0].units) + 1)
+        return results
+
+    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
+        """Indices of sequences of similar length, at most `batch_tokens` with their padding."""
+        batch: list[int] = []
+        for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+            if batch and (len(batch) + 1) * lengths[batch[0]] > self.config.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _encode(self, s: _Search, kept: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids, and the targets among them as (position, owner); the answer's owner is len(units)."""
+        think, starts = place(s.trace.think, s.units, kept)
+        reply = tokens.write_reply(None, think, s.trace.visible)
+        owner = np.full(len(reply), -1)
+        head = reply.index("\n") + 1
+        for index, start in zip(kept, starts, strict=True):
+            unit = s.units[index]
+            if unit.kind == "formula":
+                owner[head + start : head + start + unit.end - unit.start] = index
+        for at, character in enumerate(reply):
+            if not character.isdigit():
+                owner[at] = -1
+        visible = s.trace.visible.strip()
+        answer = visible.rfind(s.trace.answer)
+        begin = len(reply) - len(visible) + max(answer, 0)
+        owner[begin : begin + len(s.trace.answer) if answer >= 0 else len(reply)] = len(s.units)
+        coded = self.tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
+        targets = []
+        for position, (a, b) in enumerate(coded["offset_mapping"], start=len(s.prompt)):
+            whose = owner[a:b].max(initial=-1)
+            if whose >= 0:
+                targets.append((position, int(whose)))
+        return s.prompt + coded["input_ids"], targets
+
+    def _forward(self, batch: list[tuple[list[int], list[tuple[int, int]]]]) -> list[np.ndarray]:
+        """Log p of the targets of each sequence, padded right; logits are made at the targets only."""
+        import torch
+
+        width = max(len(ids) for ids, _ in batch)
+        pad = self.tokenizer.pad_token_id
+        device = self.model.device
+        ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch], device=device)  # (B, T)
+        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch], device=device)
+        rows = torch.tensor([row for row, (_, targets) in enumerate(batch) for _ in targets], device=device)
+        places = torch.tensor([at for _, targets in batch for at, _ in targets], device=device)  # (targets,)
+        with torch.inference_mode():
+            hidden = self.model.get_decoder()(
+                input_ids=ids, attention_mask=mask
+            ).last_hidden_state  # (B, T, d)
+            logits = self.model.get_output_embeddings()(hidden[rows, places - 1]).float()  # (targets, V)
+            log_p = -torch.nn.functional.cross_entropy(logits, ids[rows, places], reduction="none")
+        counts = [len(targets) for _, targets in batch]
+        return np.split(log_p.cpu().numpy(), np.cumsum(counts)[:-1])
+
+
+def to_labels(trace: Trace, kept: Sequence[int]) -> Labels:
+    """KEEP spans of a trace; neighbouring kept units share a span."""
+    units = segment(trace.think)
+    spans: list[list[int]] = []
+    for before, index in zip([None, *kept], kept, strict=False):
+        if before is not None and before == index - 1:
+            spans[-1][1] = units[index].end
+        else:
+            spans.append([units[index].start, units[index].end])
+    return Labels(trace.id, trace.question, trace.think, spans)
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Label the first `annotate.num_traces` traces. Resumes after the last whole batch of labels."""
+    config = run.recipe.annotate
+    traces = read_records(run.path("traces", "traces.jsonl"), Trace)[: config.num_traces]
+    if not traces:
+        raise LiteError(
+            f"{run.path('traces', 'traces.jsonl')}: no traces to label; run the stage traces again"
+        )
+    with Journal(run.path("annotate", "journal.jsonl"), Labels) as journal:
+        done = {labels.id for labels in journal.records}
+        left = [trace for trace in traces if trace.id not in done]
+        if left:
+            annotator: Annotator = Rules()
+            if config.method == "likelihood":
+                longest = config.batch_tokens
+                annotator = Likelihood(*backend.load(run.recipe.model, max_tokens=longest), config)
+            with progress("labels", len(left), "traces") as meter:
+                for start in range(0, len(left), _TRACES):
+                    batch = left[start : start + _TRACES]
+                    journal.append(
+                        to_labels(t, kept) for t, kept in zip(batch, annotator.keep(batch), strict=True)
+                    )
+                    meter.advance(len(batch))
+        by_id = {labels.id: labels for labels in journal.records}
+    labels = [by_id[trace.id] for trace in traces]
+    write_records(run.path("annotate", "labels.jsonl"), labels)
+    kept = sum(end - start for record in labels for start, end in record.keep)
+    total = sum(len(record.think) for record in labels)
+    return {"labels": len(labels), "kept_characters": round(kept / total, 3)}

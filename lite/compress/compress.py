@@ -1,0 +1,110 @@
+"""Stage `compress`: every trace cut to 0.1 ... 0.9 of its tokens.
+
+Takes traces and the compressor, gives Compressed. A trace is scored once; the units that stay at a ratio are
+chosen by `select`. The result is counted by encoding it again in the target model's tokenizer, and where that
+differs from the plan (a unit encodes differently beside another neighbour) the budget is corrected, so the
+realised ratio is exact, not estimated. Method "random" drops units at random at the same ratios: the control.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lite import backend
+from lite.compress.compressor import CompressorModel
+from lite.compress.select import join, random_scores, select, token_counts
+from lite.compress.units import segment
+from lite.errors import LiteError
+from lite.progress import progress
+from lite.records import Compressed, Trace, read_records, write_records
+from lite.stages import Run
+
+ASKED = tuple(tenth / 10 for tenth in range(1, 10))
+_CORRECTIONS = 3
+_TRACES = 256  # worked on together
+
+Encode = Callable[[Sequence[str]], list[list[tuple[int, int]]]]  # texts to the offsets of their tokens
+
+
+def encoder(tokenizer) -> Encode:
+    """Token offsets of texts in a Hugging Face tokenizer, in one call."""
+
+    def encode(texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        coded = tokenizer(
+            list(texts), add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False
+        )
+        return coded["offset_mapping"]
+
+    return encode
+
+
+def compress(
+    texts: Sequence[str], scores: Sequence[Sequence[float]], asked: Sequence[float], encode: Encode
+) -> list[list[tuple[str, int, int]]]:
+    """Cut each text to each asked ratio by its units' scores: (text, its tokens, the original's tokens).
+
+    Raises ValueError where a text has another number of units than of scores.
+    """
+    units = [segment(text) for text in texts]
+    for own, scored in zip(units, scores, strict=True):
+        if len(own) != len(scored):
+            raise ValueError(f"{len(scored)} scores for {len(own)} units")
+    offsets = encode(texts)
+    counts = [token_counts(own, found) for own, found in zip(units, offsets, strict=True)]
+    plans = [(i, int(ratio * len(offsets[i]) + 1e-9)) for i in range(len(texts)) for ratio in asked]
+    budgets = [target for _, target in plans]
+    best: list[tuple[str, int] | None] = [None] * len(plans)
+    open_ = list(range(len(plans)))
+    for _ in range(_CORRECTIONS):
+        cut = [
+            join(texts[i], units[i], select(scores[i], counts[i], budgets[p]))
+            for p in open_
+            for i in (plans[p][0],)
+        ]
+        lengths = [len(found) for found in encode(cut)] if cut else []
+        wrong = []
+        for p, text, length in zip(open_, cut, lengths, strict=True):
+            target, known = plans[p][1], best[p]
+            if known is None or abs(length - target) < abs(known[1] - target):
+                best[p] = (text, length)
+            if length != target:
+                budgets[p] += target - length
+                wrong.append(p)
+        open_ = wrong
+    found = iter(best)
+    return [[(*next(found), len(offsets[i])) for _ in asked] for i in range(len(texts))]
+
+
+def run(run: Run) -> dict[str, Any]:
+    """Compress all traces."""
+    config, seed = run.recipe.compress, run.recipe.seed
+    traces = [
+        trace for trace in read_records(run.path("traces", "traces.jsonl"), Trace) if trace.think.strip()
+    ]
+    if not traces:
+        raise LiteError(
+            f"{run.path('traces', 'traces.jsonl')}: no traces to compress; run the stage traces again"
+        )
+    encode = encoder(backend.load_tokenizer(run.recipe.model))
+    compressor = (
+        CompressorModel.load(run.path("compressor", "model")) if config.method == "compressor" else None
+    )
+    records: list[Compressed] = []
+    with progress("compress", len(traces), "traces") as meter:
+        for start in range(0, len(traces), _TRACES):
+            batch = traces[start : start + _TRACES]
+            thinks = [trace.think for trace in batch]
+            if compressor is None:
+                scores = [random_scores(len(segment(t.think)), f"{seed}/{t.id}") for t in batch]
+            else:
+                scores = compressor.score([trace.question for trace in batch], thinks, config.batch_size)
+            for trace, row in zip(batch, compress(thinks, scores, ASKED, encode), strict=True):
+                for asked, (think, num_tokens, whole) in zip(ASKED, row, strict=True):
+                    records.append(
+                        Compressed(trace.id, asked, round(num_tokens / whole, 4), think, num_tokens)
+                    )
+            meter.advance(len(batch))
+    write_records(run.path("compress", "compressed.jsonl"), records)
+    miss = sum(abs(record.realised - record.asked) for record in records) / len(records)
+    return {"traces": len(traces), "mean_miss": round(miss, 4)}

@@ -1,0 +1,188 @@
+"""Cut a chain of thought into atomic units: formula, number, word.
+
+Takes a text, gives spans that cover all of it except white space. Compression keeps or drops whole units, so
+no formula and no number is ever cut. The paper (arXiv 2602.08324, section on the compressor) makes a formula
+one word for annotation only and then selects token by token; here the same units serve both.
+
+A text is first cut at white space that lies outside formulas (CJK characters stand alone). Chunks are then
+glued where one of them means nothing without the other: an operator and its operands (`12 + 5 = 17`), a
+number and its unit of measure (`3.5 kg`), its currency or its sign.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Characters `[start, end)` of a text, without the white space before them."""
+
+    start: int
+    end: int
+    kind: Literal["formula", "number", "word"]
+
+
+_BRACES = r"\{[^{}]*\}"
+for _ in range(4):  # nesting that real LaTeX reaches
+    _BRACES = r"\{(?:[^{}]|" + _BRACES + r")*\}"
+
+# A single $ opens a formula only before a non-space, and closes one after a non-space and not before a digit
+# (Pandoc's rule), so that "$12 and $15" are two prices; nor does "$5 for each" open one.
+_FORMULA = (
+    r"```(?:math|latex|tex)\b.*?```"
+    r"|\\begin\{(?P<env>[A-Za-z]+\*?)\}.*?\\end\{(?P=env)\}"
+    r"|\$\$.+?\$\$|\\\[.*?\\\]|\\\(.*?\\\)"
+    r"|(?<!\\)\$(?![\s$]|\d[\d,.]*\s+[A-Za-z]{2})(?:[^$\\\n]|\\.|\n(?!\s*\n))*(?<!\s)\$(?!\d)"
+    rf"|\\[A-Za-z]+(?:\[[^\]\s]*\])?(?:\s*{_BRACES})+"
+)
+_CJK, _CJK_PUNCTUATION = "\u3040-\u30ff\u3400-\u9fff", "\u3001\u3002\uff0c\uff01\uff1f\uff1a\uff1b\uff09"
+_CHUNK = re.compile(
+    rf"[{_CJK}][{_CJK_PUNCTUATION}]*|(?:{_FORMULA}|[^\s{_CJK}])+[{_CJK_PUNCTUATION}]*", re.DOTALL
+)
+_HAS_FORMULA = re.compile(_FORMULA, re.DOTALL)
+
+_OPENERS, _CLOSERS = (
+    "([{\"'\u201c\u2018*_",
+    ".,;:!?)]}\"'\u201d\u2019*_\u2026" + "\u3002\uff0c\uff01\uff1f\uff1b\uff1a\uff09",
+)
+_PAUSE = re.compile(r"[.,;:!?\u2026\u3002\uff0c\uff01\uff1f\uff1b\uff1a][)\]}\"'\u201d\u2019*_]*$")
+_NUMBER = re.compile(r"[-+\u2212\u2013\u00b1~\u2248]?(?:\\?[$\u20ac\u00a3\u00a5])?[-+\u2212]?\.?\d")
+_RATIO = re.compile(r"[-+\u2212]?\d[\d,.]*(?:[/:]\d[\d,.]*)+[A-Za-z%]*")  # 3/4, 2:1, 12/5/2024
+_RELATIONS = "=\u2248\u2260\u2264\u2265\u221d"
+_EQUATION = re.compile(
+    rf"\w.*[{_RELATIONS}\u00d7\u00f7^]|[{_RELATIONS}\u00d7\u00f7^\u221a].*\w"  # x=3, 2^3, =17
+    r"|(?:\d|(?<![A-Za-z])[A-Za-z]|[)\]}%\u00b2\u00b3])[-+\u2212\u2013*/<>\u00b7]+"  # 12-5, x+y, but not T-shirt
+    r"(?:[$(\[{]*\d|[A-Za-z](?![A-Za-z])|[(\\])"
+)
+_VARIABLE = re.compile(r"[A-Za-z\u03b1-\u03c9](?:\d|_\w|_\{\w+\}|')?|\w+\(\S*\)")  # x, x_1, f(x)
+_BINDS_WORDS = re.compile(rf"[{_RELATIONS}]|==|:=|<=|>=|!=|\u00d7|\u00f7")  # Area = length × width
+_SIGNS = ("-", "+", "\u2212", "\u00b1")
+_BINDS_MATH = re.compile(r"[-+*/^<>\u2212\u2013\u00b7\u00b1]")
+_MEASURE = re.compile(
+    r"%|\u00b0[CF]?|percent|degrees?|dollars?|cents?|euros?|pounds?|hundred|thousand|million|billion|trillion"
+    r"|(?:k|c|m|n|\u00b5|d)?(?:m|g|l|L|s|W|V|A|Hz)(?:[\u00b2\u00b3]|\^?[23])?"
+    r"|(?:kilo|centi|milli)?(?:meters?|metres?|grams?|lit(?:er|re)s?)|km/h|m/s|mph|mi|miles?|ft|feet|foot|inch(?:es)?"
+    r"|yards?|yd|lbs?|oz|ounces?|gal|gallons?|tons?|h|hrs?|hours?|min|mins|minutes?|sec|secs|seconds?|days?|weeks?"
+    r"|months?|years?|a\.?m|p\.?m|USD|EUR|GB|MB|KB"
+)
+
+
+def _core(chunk: str) -> str:
+    """A chunk without the brackets, quotes and punctuation around it."""
+    return chunk.lstrip(_OPENERS).rstrip(_CLOSERS)
+
+
+def _kind(chunk: str) -> Literal["formula", "number", "word"]:
+    core = _core(chunk)
+    if _HAS_FORMULA.search(chunk):
+        return "formula"
+    if _RATIO.fullmatch(core):
+        return "number"
+    if _NUMBER.match(core):
+        return "formula" if _EQUATION.search(core[1:]) else "number"
+    # <think>, <COMP_20>, URLs and query strings are words
+    return "formula" if _EQUATION.search(core) and not re.match(r"</?\w|\w+://", chunk) else "word"
+
+
+def _is_operator(chunk: str) -> bool:
+    return bool(_BINDS_WORDS.fullmatch(chunk) or _BINDS_MATH.fullmatch(chunk))
+
+
+class _Chunks:
+    """The chunks of a text and which of them hold together."""
+
+    def __init__(self, text: str):
+        spans = [match.span() for match in _CHUNK.finditer(text)]
+        self.spans = spans
+        self.chunks = [text[start:end] for start, end in spans]
+        self.kinds = [_kind(chunk) for chunk in self.chunks]
+        self.gaps = [text[left[1] : right[0]] for left, right in pairwise(spans)]
+        self.glued = [False] * len(self.gaps)  # [i]: chunk i holds to chunk i + 1
+
+    def is_math(self, i: int) -> bool:
+        if not 0 <= i < len(self.chunks):
+            return False
+        chunk = self.chunks[i].lstrip(_OPENERS).rstrip(".,;:!?")  # a closing bracket stays: f(x)
+        return self.kinds[i] != "word" or bool(_VARIABLE.fullmatch(chunk))
+
+    def is_number(self, i: int) -> bool:
+        return 0 <= i < len(self.chunks) and self.kinds[i] == "number"
+
+    def reaches(self, i: int, lines: bool = False) -> bool:
+        """Whether a bond may cross the gap after chunk i: no pause before it, no new line in it (or one)."""
+        return (
+            0 <= i < len(self.gaps)
+            and not _PAUSE.search(self.chunks[i])
+            and self.gaps[i].count("\n") <= (1 if lines else 0)
+        )
+
+    def bind_operator(self, i: int) -> None:
+        """Hold an operator that stands alone to its operands."""
+        chunk, last = self.chunks[i], len(self.chunks) - 1
+        after = i + 2 if i < last and _is_operator(self.chunks[i + 1]) else i + 1  # x = - 3
+        if _BINDS_WORDS.fullmatch(chunk):
+            left = self.reaches(i - 1, lines=True) and not _is_operator(self.chunks[i - 1])
+            right = self.reaches(i)
+        elif _BINDS_MATH.fullmatch(chunk):
+            right = self.reaches(i) and self.is_math(after)
+            counted = self.is_number(i - 2) and self.reaches(i - 2)  # 3 apples + 2 apples
+            left = right and self.reaches(i - 1) and (self.is_math(i - 1) or counted)
+            right = right and (left or chunk in _SIGNS)
+        else:
+            return
+        if left:
+            self.glued[i - 1] = True
+            if self.kinds[i - 1] == "word" and self.is_number(i - 2) and self.reaches(i - 2):
+                self.glued[i - 2] = True
+        if right:
+            self.glued[i] = True
+        if left or right:
+            self.kinds[i] = "number" if chunk in _SIGNS and not left and self.is_number(after) else "formula"
+
+    def bind_number(self, i: int) -> None:
+        """Hold a number to what follows and belongs to it."""
+        if not self.reaches(i):
+            return
+        this, following = self.chunks[i], self.chunks[i + 1]
+        if this in ("$", "\u20ac", "\u00a3", "\u00a5", "\\$"):
+            self.glued[i] |= self.is_number(i + 1)
+            self.kinds[i] = "number" if self.is_number(i + 1) else self.kinds[i]
+        elif following in ("x", "X", ":"):  # 3 x 4, 2 : 1
+            if self.is_number(i) and self.is_number(i + 2) and "\n" not in self.gaps[i + 1]:
+                self.glued[i] = self.glued[i + 1] = True
+                self.kinds[i + 1] = "number" if following == ":" else "formula"
+        elif self.kinds[i] == "word":
+            return
+        elif _MEASURE.fullmatch(following.rstrip(_CLOSERS)):
+            self.glued[i] = True
+        elif self.is_number(i) and self.is_number(i + 1):
+            mixed = this.isdigit() and re.match(r"\d+/\d+", following)  # 3 1/2
+            grouped = self.gaps[i] in ("\u00a0", "\u2009", "\u202f") and re.match(r"\d{3}", following)
+            self.glued[i] |= bool(mixed or grouped)
+
+
+def segment(text: str) -> list[Unit]:
+    """Cut `text` into units, ascending; everything between them is white space.
+
+    Punctuation belongs to the unit it follows. A unit glued of several chunks is a formula where one of them
+    is an operator or a formula, else a number. Markers such as `<think>` are plain words.
+    """
+    chunks = _Chunks(text)
+    for i in range(len(chunks.chunks)):
+        chunks.bind_operator(i)
+    for i in range(len(chunks.chunks)):
+        chunks.bind_number(i)
+    units: list[Unit] = []
+    first = 0
+    for i, (_, end) in enumerate(chunks.spans):
+        if i < len(chunks.glued) and chunks.glued[i]:
+            continue
+        kinds = chunks.kinds[first : i + 1]
+        kind = "formula" if "formula" in kinds else "number" if "number" in kinds else "word"
+        units.append(Unit(chunks.spans[first][0], end, kind))
+        first = i + 1
+    return units

@@ -1,0 +1,220 @@
+"""Measure GGUFs through llama.cpp: every mode on the same held-out problems, graded and counted.
+
+Takes problems and, per mode, a GGUF; gives report.json, report.md and report.png (see lite.measure.report).
+The replies of a mode that is finished stay in `replies-<mode>.jsonl`, so a stage that was cut off goes on
+with the next mode.
+
+The realised ratio of a reply is its think tokens over those of the same problem under 1.0. `base` and
+`sft-policy` are other GGUFs than the product: theirs, too, are over the product's 1.0, so that all rows
+stand on one scale. 1.0 is therefore always measured where there is a dial.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lite.errors import LiteError
+from lite.grading import is_correct
+from lite.infer.ask import answer
+from lite.infer.engine import Engine, Generation
+from lite.measure import report
+from lite.progress import progress
+from lite.records import Problem, read_records, write_json, write_records
+from lite.stages import Run, sha256, versions
+from lite.tokens import BASE, MODES, POLICY
+
+SFT_POLICY = "sft-policy"  # the POLICY mode of the model before CHRPO
+FULL = MODES[-2]  # the mode that realised ratios are measured against
+ORDER = (BASE, *MODES[:-1], SFT_POLICY, POLICY)
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """A reply to a problem. `ratio` is the ratio token it leads with, `finished` seconds since its mode began."""
+
+    id: str
+    ratio: float | None
+    correct: bool
+    think_tokens: int
+    total_tokens: int
+    unclosed: bool
+    stop: str
+    finished: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How replies are generated."""
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    batch_size: int = 16
+    num_threads: int = 0
+
+
+def grade(engine: Engine, problem: Problem, mode: str, generation: Generation, finished: float) -> Graded:
+    """Grade one reply; one that was cut, or whose think span is not closed, is wrong."""
+    reply = answer(engine, mode, generation)
+    unclosed = reply.has_think and not reply.closed
+    whole = reply.stop == "eos" and not unclosed
+    return Graded(
+        id=problem.id,
+        ratio=reply.ratio,
+        correct=whole and is_correct(reply.visible, problem.answer),
+        think_tokens=reply.think_tokens,
+        total_tokens=reply.total_tokens,
+        unclosed=unclosed,
+        stop=reply.stop,
+        finished=round(finished, 4),
+        text=generation.text,
+    )
+
+
+def run_mode(engine: Engine, problems: Sequence[Problem], mode: str, settings: Settings) -> list[Graded]:
+    """Every problem's reply in one mode, in the problems' order."""
+    asked = POLICY if mode == SFT_POLICY else mode
+    started = time.monotonic()
+    prompts = [engine.prompt_ids(problem.question, asked) for problem in problems]
+    graded: dict[int, Graded] = {}
+    with progress(f"evaluate {mode}", len(problems), "replies") as meter:
+
+        def on_done(index: int, generation: Generation) -> None:
+            finished = time.monotonic() - started
+            graded[index] = grade(engine, problems[index], asked, generation, finished)
+            meter.advance()
+
+        engine.generate(
+            prompts,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            seed=settings.seed,
+            on_done=on_done,
+        )
+    return [graded[index] for index in range(len(problems))]
+
+
+def measure(
+    models: Mapping[str, Path], problems: Sequence[Problem], out: Path, settings: Settings
+) -> dict[str, Any]:
+    """Measure each mode on its GGUF and write the report into `out`; return what report.json holds.
+
+    `models` maps modes to files. Modes finished before under the same files, problems and settings are not
+    run again. Raises LiteError where there is no problem, or a mode and its GGUF do not go together.
+    """
+    if not problems:
+        raise LiteError("no problems to measure on; give at least one")
+    modes = [mode for mode in ORDER if mode in models]
+    digests = {path: sha256(path) for path in dict.fromkeys(models.values())}
+    _keep_replies_of(
+        out,
+        {
+            "modes": {mode: digests[models[mode]] for mode in modes},
+            "problems": report.digest([[problem.question, problem.answer] for problem in problems]),
+            "settings": report.plain(settings),
+        },
+    )
+    replies: dict[str, list[Graded]] = {}
+    for path in digests:
+        mine = [mode for mode in modes if models[mode] == path]
+        missing = []
+        for mode in mine:
+            kept = _replies_path(out, mode)
+            if kept.is_file():
+                replies[mode] = read_records(kept, Graded)
+            else:
+                missing.append(mode)
+        if not missing:
+            continue
+        with Engine(path, batch_size=settings.batch_size, num_threads=settings.num_threads) as engine:
+            for mode in missing:
+                replies[mode] = run_mode(engine, problems, mode, settings)
+                write_records(_replies_path(out, mode), replies[mode])
+    product = models.get(POLICY) or models[modes[-1]]
+    made = {
+        "model": product.name,
+        "sha256": digests[product],
+        "models": {mode: {"file": models[mode].name, "sha256": digests[models[mode]]} for mode in modes},
+        "seed": settings.seed,
+        "settings": report.plain(settings),
+        "versions": versions(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        **report.build({mode: replies[mode] for mode in modes}, replies.get(FULL)),
+    }
+    report.write(made, out)
+    return made
+
+
+def evaluate(
+    model: Path,
+    problems: Sequence[Problem],
+    modes: Sequence[str],
+    out: Path,
+    *,
+    max_tokens: int,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The report of one GGUF, for `lite eval`: greedy, on any problems. `modes`: of MODES, or "base"."""
+    with Engine(model) as engine:
+        wanted = {*modes, FULL} if engine.has_dial else set(modes)
+        for mode in wanted:
+            engine.prompt_ids("", mode)  # a mode this GGUF does not have is a LiteError before any work
+    return measure(
+        dict.fromkeys(wanted, Path(model)), problems, out, Settings(max_tokens=max_tokens, seed=seed)
+    )
+
+
+def run(run: Run) -> dict[str, Any]:
+    """The stage: base, every ratio, the policy before CHRPO and the policy, on the held-out problems."""
+    config = run.recipe.evaluate
+    which = {BASE: "base", SFT_POLICY: "sft"}
+    made = measure(
+        {mode: run.gguf(which.get(mode, "policy")) for mode in {*config.modes, FULL}},
+        read_records(run.path("problems", "eval.jsonl"), Problem),
+        run.path("evaluate"),
+        Settings(
+            max_tokens=config.max_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            seed=run.recipe.seed,
+            batch_size=config.batch_size,
+            num_threads=config.num_threads,
+        ),
+    )
+    rows = {row["mode"]: row for row in made["rows"]}
+    shown = {}
+    for mode in (BASE, SFT_POLICY, POLICY):
+        if mode in rows:
+            name = mode.replace("-", "_")
+            shown[f"{name}_accuracy"] = round(rows[mode]["accuracy"], 3)
+            shown[f"{name}_think_tokens"] = round(rows[mode]["think_tokens"], 1)
+    return shown
+
+
+def _replies_path(out: Path, mode: str) -> Path:
+    return out / f"replies-{mode}.jsonl"
+
+
+def _keep_replies_of(out: Path, inputs: dict[str, Any]) -> None:
+    """Drop replies in `out` that other files, problems or settings gave; what is kept may be used again."""
+    path = out / "inputs.json"
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        before = {"modes": {}}
+    same = all(before.get(key) == inputs[key] for key in ("problems", "settings"))
+    for kept in out.glob("replies-*.jsonl"):
+        mode = kept.stem.removeprefix("replies-")
+        if not same or before["modes"].get(mode) != inputs["modes"].get(mode):
+            kept.unlink()
+    write_json(path, inputs)

@@ -1,0 +1,93 @@
+"""The picture of the report: accuracy against think tokens, one labelled point per mode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from lite.tokens import MODES, POLICY
+
+LOOKS = {  # colour, marker
+    "base": ("#555555", "s"),
+    "sft-policy": ("#d98200", "D"),
+    POLICY: ("#c1121f", "*"),
+}
+DIAL_LOOK = ("#1d6fb8", "o")
+# Where a label may stand around its point, in points, nearest first.
+PLACES = [
+    (side * across, up)
+    for reach in (10, 24, 40, 58, 78)
+    for side, across, up in (
+        (1, reach * 0.8, reach), (1, reach * 0.8, -reach), (-1, reach * 0.8, reach), (-1, reach * 0.8, -reach),
+        (1, reach * 1.2, 0), (-1, reach * 1.2, 0), (1, 0, reach * 1.3), (1, 0, -reach * 1.3),
+    )
+]  # fmt: skip
+
+
+def plot(rows: Sequence[Mapping[str, Any]], title: str, file: IO[bytes]) -> None:
+    """Draw the report's rows as PNG into a binary file."""
+    figure = Figure(figsize=(8, 5.2), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    points = {}
+    for row in rows:
+        colour, marker = LOOKS.get(row["mode"], DIAL_LOOK)
+        x, y = row["think_tokens"], 100 * row["accuracy"]
+        low, high = (100 * bound for bound in row["accuracy_ci95"])
+        few, many = row["think_tokens_ci95"]
+        axes.errorbar(
+            x, y, xerr=[[max(0, x - few)], [max(0, many - x)]], yerr=[[max(0, y - low)], [max(0, high - y)]],
+            color=colour, marker=marker, markersize=13 if marker == "*" else 7, elinewidth=1, capsize=2.5,
+            alpha=0.9, zorder=3,
+        )  # fmt: skip
+        points[row["mode"]] = (x, y)
+    dial = [points[mode] for mode in MODES[:-1] if mode in points]
+    axes.plot(
+        [x for x, _ in dial], [y for _, y in dial], color=DIAL_LOOK[0], linewidth=1, alpha=0.4, zorder=1
+    )
+    axes.set_xlabel("think tokens per problem (mean, 95 % interval)")
+    axes.set_ylabel("accuracy, % (95 % interval)")
+    axes.set_title(f"{title}: what the dial costs, {rows[0]['num_problems']} problems", fontsize=11)
+    axes.set_xlim(left=0, right=1.12 * max(row["think_tokens_ci95"][1] for row in rows) + 1)
+    axes.grid(alpha=0.25)
+    axes.margins(y=0.12)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # what is measured now stays where it is
+    _label(axes, points, canvas.get_renderer())
+    canvas.print_png(file)
+
+
+def _label(axes: Any, points: Mapping[str, tuple[float, float]], renderer: Any) -> None:
+    """Name every point where its label covers no marker and no other label, nearest place first."""
+    scale = axes.figure.dpi / 72
+    taken = [
+        Bbox.from_bounds(x - 6 * scale, y - 6 * scale, 12 * scale, 12 * scale)
+        for x, y in axes.transData.transform(list(points.values()))
+    ]
+    inside = axes.get_window_extent(renderer)
+    for mode, point in points.items():
+        colour = LOOKS.get(mode, DIAL_LOOK)[0]
+        label = axes.annotate(
+            mode, point, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
+            color=colour, fontweight="bold" if mode == POLICY else "normal", zorder=4,
+            arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.7, "shrinkB": 5},
+            bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
+        )  # fmt: skip
+        size = label.get_window_extent(renderer)
+        for across, up in PLACES:
+            shift = across + (
+                size.width / scale / 2 if across > 0 else -size.width / scale / 2 if across < 0 else 0
+            )
+            x, y = axes.transData.transform(point) + (shift * scale, up * scale)
+            box = Bbox.from_bounds(
+                x - size.width / 2 - 2, y - size.height / 2 - 2, size.width + 4, size.height + 4
+            )
+            within = inside.x0 < box.x0 and box.x1 < inside.x1 and inside.y0 < box.y0 and box.y1 < inside.y1
+            if within and not any(box.overlaps(other) for other in taken):
+                break
+        label.set_position((shift, up))
+        taken.append(box)

@@ -1,0 +1,255 @@
+"""Stage "chrpo": the model learns which ratio a problem needs, and to keep to it.
+
+Takes sft/adapter and probe/ratios.jsonl, gives chrpo/adapter and chrpo/rewards.jsonl (every reward term, step by
+step). Through TRL's GRPOTrainer on POLICY prompts: R_main is its reward, credited to all tokens; R_ctrl is
+normalised over the group by itself and credited to the first output token only, as a loss term of its own on the
+last prompt position (one short forward over the prompt; a per-token advantage would not line up in Unsloth's
+CUDA loss). No KL, no entropy bonus. Source: Extra-CoT (arXiv 2602.08324), section on CHRPO. Departures: LoRA,
+and r* from success rates.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from lite import backend, grading, tokens
+from lite.progress import progress
+from lite.recipe import Chrpo
+from lite.records import Journal, TeacherRatio, read_records, write_records
+from lite.stages import Run
+from lite.train import checkpoints, rewards
+
+
+@dataclass(frozen=True, slots=True)
+class StepRewards:
+    """Means over the rollouts of one step; `chosen` counts the ratios, "none" where no ratio token led."""
+
+    step: int
+    acc: float
+    mode: float
+    cal: float
+    empty: float
+    main: float
+    ctrl: float
+    accuracy: float
+    think_tokens: float
+    realised: float
+    chosen: dict[str, int] = field(default_factory=dict)
+
+
+def judge(text: str, teacher: TeacherRatio, tokenizer) -> tuple[rewards.Rollout, int]:
+    """Grade a reply decoded with special tokens shown; returns (rollout, think tokens)."""
+    reply = tokens.parse_reply(text)
+    num_tokens = backend.count_tokens(tokenizer, reply.think)
+    rollout = rewards.Rollout(
+        correct=grading.is_correct(reply.visible, teacher.answer),
+        chosen=reply.ratio,
+        teacher=teacher.ratio,
+        realised=num_tokens / teacher.full_tokens,
+        has_think=num_tokens > 0,
+    )
+    return rollout, num_tokens
+
+
+def summarise(
+    step: int, rollouts: list[rewards.Rollout], terms: list[rewards.Rewards], lengths: list[int]
+) -> StepRewards:
+    """One line of rewards.jsonl."""
+    means = {
+        name: round(fmean(getattr(term, name) for term in terms), 4) for name in rewards.Rewards.__slots__
+    }
+    return StepRewards(
+        step=step,
+        **means,
+        accuracy=round(fmean(rollout.correct for rollout in rollouts), 4),
+        think_tokens=round(fmean(lengths), 2),
+        realised=round(fmean(rollout.realised for rollout in rollouts), 4),
+        chosen=dict(sorted(Counter("none" if r.chosen is None else str(r.chosen) for r in rollouts).items())),
+    )
+
+
+def control_loss(log_probs, advantages):
+    """-mean(A log p) over rollouts, both (B,), of the first output token.
+
+    One update per rollout batch: the importance ratio is 1 there, so its clip never acts.
+    """
+    return -(advantages * log_probs).mean()
+
+
+class Environment:
+    """Rollouts and their rewards for one trainer: what TRL calls back, and the journal of each step.
+
+    A prompt is known to TRL by its problem id, and is read as exact token ids here.
+    """
+
+    def __init__(self, teachers: list[TeacherRatio], tokenizer, config: Chrpo, seed: int, journal: Journal):
+        self.teachers = {teacher.id: teacher for teacher in teachers}
+        self.tokenizer, self.config, self.seed, self.journal = tokenizer, config, seed, journal
+        self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
+
+    def rollout(self, prompts: list[str], trainer) -> dict[str, Any]:
+        """Sample a completion for each problem id; groups are consecutive."""
+        config = self.config
+        encoded = {
+            id: tokens.encode_prompt(self.tokenizer, self.teachers[id].question, tokens.POLICY)
+            for id in set(prompts)
+        }
+        prompt_ids = [encoded[id] for id in prompts]
+        with backend.for_rollouts(trainer.model) as model:
+            replies = backend.generate(
+                model,
+                self.tokenizer,
+                prompt_ids,
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                seed=self.seed + 1 + trainer.state.global_step,
+                batch_size=len(prompts),
+            )
+        end = [self.tokenizer.eos_token_id]
+        completions = [reply + end if len(reply) < config.max_tokens else reply for reply in replies]
+        return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
+
+    def main(self, prompts: list[str], completion_ids: list[list[int]], trainer_state, **_) -> list[float]:
+        """TRL's reward function: R_main of each completion. Keeps R_ctrl and writes the step's line."""
+        end = self.tokenizer.eos_token_id
+        replies = [ids[:-1] if ids[-1] == end else ids for ids in completion_ids]
+        texts = self.tokenizer.batch_decode(replies, skip_special_tokens=False)
+        judged = [
+            judge(text, self.teachers[id], self.tokenizer) for id, text in zip(prompts, texts, strict=True)
+        ]
+        terms = [rewards.score(rollout, self.config) for rollout, _ in judged]
+        self.ctrl = [term.ctrl for term in terms]
+        rollouts, lengths = [rollout for rollout, _ in judged], [length for _, length in judged]
+        self.journal.append([summarise(trainer_state.global_step + 1, rollouts, terms, lengths)])
+        return [term.main for term in terms]
+
+
+def trainer_class():
+    """TRL's GRPOTrainer (Unsloth's, where it replaces it) with the control term."""
+    import torch
+    from trl import GRPOTrainer
+
+    class ChrpoTrainer(GRPOTrainer):
+        environment: Environment
+
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            advantages = rewards.normalise(self.environment.ctrl, self.environment.config.group)
+            # (B,); shuffled and split into forward passes along with the rest
+            output["ctrl_advantages"] = torch.tensor(advantages, device=output["completion_ids"].device)
+            return output
+
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            main = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            return main + self.control_term(model, inputs) / self.args.gradient_accumulation_steps
+
+        def control_term(self, model, inputs):
+            """The weighted control loss: the gradient reaches the model through its last prompt position only."""
+            config, advantages = self.environment.config, inputs["ctrl_advantages"]
+            if not advantages.any():  # also where it is switched off
+                return torch.zeros((), device=advantages.device)
+            width = inputs["prompt_ids"].shape[1]
+            both = torch.cat([inputs["prompt_ids"], inputs["prompt_mask"]], 1)
+            both, group = torch.unique(both, dim=0, return_inverse=True)  # each prompt once
+            logits = backend.last_logits(model, both[:, :width], both[:, width:])  # (U, V)
+            log_probs = torch.log_softmax(logits.float() / config.temperature, -1)[group]  # (B, V)
+            first = inputs["completion_ids"][:, :1]
+            return config.w_ctrl * control_loss(log_probs.gather(1, first).squeeze(1), advantages)
+
+    return ChrpoTrainer
+
+
+def make_trainer(model, tokenizer, environment: Environment, folder: str):
+    """The trainer of a stage, on POLICY prompts."""
+    os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func: token-exact prompts, fast sampling on a CPU
+    import torch
+    from datasets import Dataset
+    from trl import GRPOConfig
+
+    config = environment.config
+    ids = list(environment.teachers)
+    ids *= -(-config.prompts // len(ids))  # TRL drops what does not fill a step
+    rollouts = config.prompts * config.group
+    batch_size = min(config.batch_size, rollouts)
+
+    def main(**arguments) -> list[float]:
+        return environment.main(**arguments)
+
+    trainer = trainer_class()(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=[main],
+        rollout_func=environment.rollout,
+        train_dataset=Dataset.from_dict({"prompt": ids}),
+        args=GRPOConfig(
+            output_dir=folder,
+            max_steps=config.steps,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=rollouts // batch_size,
+            num_generations=config.group,
+            max_completion_length=config.max_tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=0,
+            beta=0.0,  # no KL
+            epsilon=config.clip_low,
+            epsilon_high=config.clip_high,
+            loss_type="dapo",  # a mean over tokens, so that long replies are not favoured
+            scale_rewards="group",
+            learning_rate=config.learning_rate,
+            weight_decay=0.0,
+            gradient_checkpointing=torch.cuda.is_available(),
+            save_steps=config.save_steps,
+            save_total_limit=2,
+            logging_steps=1,
+            disable_tqdm=True,
+            report_to=config.report_to,
+            seed=environment.seed,
+        ),
+    )
+    trainer.environment = environment
+    checkpoints.silence(trainer)
+    return trainer
+
+
+def run(run: Run) -> dict[str, Any]:
+    config = run.recipe.chrpo
+    teachers = read_records(run.path("probe", "ratios.jsonl"), TeacherRatio)
+    model, tokenizer = backend.load_trainable(
+        run.recipe.model,
+        max_tokens=config.max_tokens,
+        rank=run.recipe.sft.rank,
+        alpha=run.recipe.sft.alpha,
+        four_bit=run.recipe.sft.four_bit,
+        seed=run.recipe.seed,
+        adapter=run.path("sft", "adapter"),
+    )
+    work, log = run.path("chrpo", "checkpoints"), run.path("chrpo", "rewards.jsonl")
+    resume = checkpoints.last_whole(work)
+    first_step = checkpoints.step_of(resume)
+    with Journal(log, StepRewards) as old:
+        kept = [record for record in old.records if record.step <= first_step]
+    write_records(log, kept)  # steps after the checkpoint are made again
+    with Journal(log, StepRewards) as journal, progress("chrpo", config.steps, "steps") as meter:
+        environment = Environment(teachers, tokenizer, config, run.recipe.seed, journal)
+        trainer = make_trainer(model, tokenizer, environment, str(work))
+        trainer.add_callback(checkpoints.callback(meter, first_step))
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        steps = journal.records
+    checkpoints.save_adapter(trainer.model, tokenizer, run.path("chrpo", "adapter"))
+    checkpoints.clean(work)
+    early, late = steps[: max(1, len(steps) // 5)], steps[-max(1, len(steps) // 5) :]
+    return {
+        "problems": len(teachers),
+        "steps": trainer.state.global_step,
+        **{
+            f"{name}_{when}": round(fmean(getattr(step, name) for step in part), 3)
+            for name in ("accuracy", "think_tokens", "main", "ctrl")
+            for when, part in (("first", early), ("last", late))
+        },
+    }

@@ -1,0 +1,90 @@
+"""Stage "probe": the teacher ratio r* of each RL problem, by the SFT model's success rate at each ratio.
+
+Takes problems/rl.jsonl and sft/adapter, gives probe/ratios.jsonl (TeacherRatio) and probe/samples.jsonl (the
+journal). Departure from Extra-CoT: several samples per ratio and a success rate, not one sample, so that luck
+decides less. Problems that are not solved at ratio 1.0, or solved at a ratio below one that is not, are
+discarded as in the paper.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from lite import backend
+from lite.errors import LiteError
+from lite.records import Problem, TeacherRatio, read_records, write_records
+from lite.stages import Run
+from lite.tokens import RATIOS, encode_prompt
+from lite.train.traces import Sample, Task, sample_replies
+
+
+def teacher_ratio(success: list[float], min_success: float) -> float | None:
+    """r*: the smallest ratio whose success rate is at least `min_success` together with all larger ones.
+
+    `success` is per ratio of the grid, ascending. None where the problem is unsolvable (not solved at 1.0) or
+    not monotone (a ratio below r* is solved although one between is not).
+    """
+    solved = [rate >= min_success for rate in success]
+    first = solved.index(True) if any(solved) else len(solved)
+    return RATIOS[first] if all(solved[first:]) and first < len(solved) else None
+
+
+def run(run: Run) -> dict[str, Any]:
+    config = run.recipe.probe
+    problems = read_records(run.path("problems", "rl.jsonl"), Problem)
+    model, tokenizer = backend.load(
+        run.recipe.model,
+        max_tokens=config.max_tokens,
+        adapter=run.path("sft", "adapter"),
+        four_bit=run.recipe.sft.four_bit,
+    )
+    tasks = []
+    for problem in problems:
+        for ratio in RATIOS:
+            prompt = encode_prompt(tokenizer, problem.question, str(ratio))
+            tasks += [
+                Task(f"{problem.id}/{ratio}/{i}", prompt, problem.answer) for i in range(config.num_samples)
+            ]
+    samples = sample_replies(
+        model,
+        tokenizer,
+        tasks,
+        config,
+        run.path("probe", "samples.jsonl"),
+        seed=run.recipe.seed,
+        name="probe",
+    )
+    by_ratio: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_ratio[sample.id.rpartition("/")[0]].append(sample)
+    found = []
+    for problem in problems:
+        groups = [by_ratio[f"{problem.id}/{ratio}"] for ratio in RATIOS]
+        success = [sum(sample.correct for sample in group) / len(group) for group in groups]
+        full_tokens = sum(sample.num_tokens for sample in groups[-1]) / len(groups[-1])
+        ratio = teacher_ratio(success, config.min_success)
+        if ratio is not None and full_tokens > 0:
+            found.append(
+                TeacherRatio(problem.id, problem.question, problem.answer, ratio, success, full_tokens)
+            )
+    if not found:
+        raise LiteError(
+            f"probe: none of {len(problems)} problems is solved at ratio 1.0 in {config.min_success:.0%} of samples;"
+            " train longer in sft, or lower probe.min_success"
+        )
+    write_records(run.path("probe", "ratios.jsonl"), found)
+    rates = {
+        f"success_{ratio}": round(
+            sum(s.correct for p in problems for s in by_ratio[f"{p.id}/{ratio}"])
+            / (len(problems) * config.num_samples),
+            3,
+        )
+        for ratio in RATIOS
+    }
+    return {
+        "problems": len(problems),
+        "kept": len(found),
+        "mean_teacher_ratio": round(sum(record.ratio for record in found) / len(found), 3),
+        **rates,
+    }

@@ -1,0 +1,122 @@
+"""Stage "sft": teach the dial. LoRA on all linear layers, the six control token rows trained beside it.
+
+Takes mixture/rows.jsonl, gives sft/adapter (PEFT adapter and tokenizer) and sft/loss.jsonl. Through Unsloth
+and TRL's SFTTrainer; the rows are tokenised here, so that prompt and reply are token-exact, and the loss is on
+the reply and its EOS only. Departure from Extra-CoT: adapters instead of full fine-tuning.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+from lite import backend, tokens
+from lite.errors import LiteError
+from lite.progress import progress
+from lite.recipe import Sft
+from lite.records import Row, atomic_write, read_records
+from lite.stages import Run
+from lite.train import checkpoints
+
+IGNORED = -100  # label of a token without a loss
+
+
+def encode_row(tokenizer, row: Row) -> tuple[list[int], list[int]]:
+    """A row as (input ids, labels), both (T,): labels are -100 over the prompt, then the reply and its EOS."""
+    prompt = tokens.encode_prompt(tokenizer, row.question, row.mode)
+    text = tokens.write_reply(row.ratio, row.think, row.visible)
+    reply = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+    return prompt + reply, [IGNORED] * len(prompt) + reply
+
+
+def make_trainer(
+    model, tokenizer, pairs: list[tuple[list[int], list[int]]], config: Sft, seed: int, folder: str
+):
+    """The trainer of a stage, on encoded rows; its checkpoints go to `folder`."""
+    import torch
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    inputs, labels = zip(*pairs, strict=True)
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({"input_ids": inputs, "labels": labels}),
+        args=SFTConfig(
+            output_dir=folder,
+            dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenised
+            max_length=None,
+            packing=False,
+            num_train_epochs=config.epochs,
+            max_steps=config.max_steps,
+            per_device_train_batch_size=config.batch_size,
+            gradient_accumulation_steps=config.accumulation,
+            train_sampling_strategy="group_by_length",
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="cosine",
+            warmup_steps=config.warmup,  # below 1: a share of all steps
+            weight_decay=0.0,
+            gradient_checkpointing=torch.cuda.is_available(),
+            save_steps=config.save_steps,
+            save_total_limit=2,  # while one is being written, the one before is whole
+            logging_steps=1,
+            disable_tqdm=True,
+            report_to=config.report_to,
+            seed=seed,
+        ),
+    )
+    checkpoints.silence(trainer)
+    return trainer
+
+
+def run(run: Run) -> dict[str, Any]:
+    config = run.recipe.sft
+    rows = read_records(run.path("mixture", "rows.jsonl"), Row)
+    model, tokenizer = backend.load_trainable(
+        run.recipe.model,
+        max_tokens=config.max_tokens,
+        rank=config.rank,
+        alpha=config.alpha,
+        four_bit=config.four_bit,
+        seed=run.recipe.seed,
+    )
+    pairs = [encode_row(tokenizer, row) for row in rows]
+    pairs = [pair for pair in pairs if len(pair[0]) <= config.max_tokens]
+    if not pairs:
+        raise LiteError(
+            f"sft: none of {len(rows)} rows has at most {config.max_tokens} tokens; raise sft.max_tokens"
+        )
+    work = run.path("sft", "checkpoints")
+    trainer = make_trainer(model, tokenizer, pairs, config, run.recipe.seed, str(work))
+    resume = checkpoints.last_whole(work)
+    first_step = checkpoints.step_of(resume)
+    per_step = config.batch_size * config.accumulation
+    total = (
+        config.max_steps
+        if config.max_steps > 0
+        else math.ceil(math.ceil(len(pairs) / per_step) * config.epochs)
+    )
+    started = time.monotonic()
+    with progress("sft", total, "steps") as meter:
+        trainer.add_callback(checkpoints.callback(meter, first_step))
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    seconds = time.monotonic() - started
+    curve = [
+        {"step": entry["step"], "loss": entry["loss"]}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    with atomic_write(run.path("sft", "loss.jsonl")) as handle:
+        handle.writelines(json.dumps(point) + "\n" for point in curve)
+    checkpoints.save_adapter(trainer.model, tokenizer, run.path("sft", "adapter"))
+    checkpoints.clean(work)
+    row_tokens = sum(len(ids) for ids, _ in pairs) / len(pairs)
+    return {
+        "rows": len(pairs),
+        "steps": trainer.state.global_step,
+        "loss_first": round(curve[0]["loss"], 4),
+        "loss_last": round(curve[-1]["loss"], 4),
+        "tokens_per_s": round((trainer.state.global_step - first_step) * per_step * row_tokens / seconds),
+    }

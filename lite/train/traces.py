@@ -1,0 +1,120 @@
+"""Stage "traces": the base model samples its own chains of thought; correct, closed ones go on.
+
+Takes problems/train.jsonl, gives traces/traces.jsonl (Trace) and traces/samples.jsonl (every Sample, the
+journal that a cut run resumes from). Source: Extra-CoT trains on the backbone's own correct traces.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lite import backend, grading, tokens
+from lite.errors import LiteError
+from lite.progress import progress
+from lite.recipe import Probe, Traces
+from lite.records import Journal, Problem, Trace, read_records, write_records
+from lite.stages import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One reply to sample."""
+
+    id: str
+    prompt: list[int]
+    answer: str  # gold
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sampled reply, graded; `num_tokens` counts its think span."""
+
+    id: str
+    correct: bool
+    closed: bool
+    num_tokens: int
+    think: str
+    visible: str
+
+
+def grade(task: Task, text: str, tokenizer) -> Sample:
+    """Parse and grade a reply decoded with special tokens shown."""
+    reply = tokens.parse_reply(text)
+    return Sample(
+        id=task.id,
+        correct=grading.is_correct(reply.visible, task.answer),
+        closed=reply.closed,
+        num_tokens=backend.count_tokens(tokenizer, reply.think),
+        think=reply.think,
+        visible=reply.visible,
+    )
+
+
+def sample_replies(
+    model, tokenizer, tasks: list[Task], config: Traces | Probe, journal_path: Path, *, seed: int, name: str
+) -> list[Sample]:
+    """Sample and grade one reply per task; batches in the journal are not sampled again."""
+    tasks = sorted(tasks, key=lambda task: (-len(task.prompt), task.id))  # long prompts, long replies
+    with Journal(journal_path, Sample) as journal, progress(name, len(tasks), "replies") as meter:
+        done = {sample.id for sample in journal.records}
+        meter.advance(len(done))
+        for start in range(0, len(tasks), config.batch_size):
+            batch = [task for task in tasks[start : start + config.batch_size] if task.id not in done]
+            if not batch:
+                continue
+            replies = backend.generate(
+                model,
+                tokenizer,
+                [task.prompt for task in batch],
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                seed=seed + start,
+                batch_size=config.batch_size,
+            )
+            texts = tokenizer.batch_decode(replies, skip_special_tokens=False)
+            journal.append(grade(task, text, tokenizer) for task, text in zip(batch, texts, strict=True))
+            meter.advance(len(batch))
+        return journal.records
+
+
+def run(run: Run) -> dict[str, Any]:
+    config = run.recipe.traces
+    problems = {problem.id: problem for problem in read_records(run.path("problems", "train.jsonl"), Problem)}
+    model, tokenizer = backend.load(
+        run.recipe.model, max_tokens=config.max_tokens, four_bit=run.recipe.sft.four_bit
+    )
+    tasks = []
+    for problem in problems.values():
+        prompt = tokens.encode_prompt(tokenizer, problem.question, tokens.BASE)
+        tasks += [
+            Task(f"{problem.id}/{index}", prompt, problem.answer) for index in range(config.num_samples)
+        ]
+    samples = sample_replies(
+        model,
+        tokenizer,
+        tasks,
+        config,
+        run.path("traces", "samples.jsonl"),
+        seed=run.recipe.seed,
+        name="traces",
+    )
+    good = sorted((s for s in samples if s.correct and s.closed and s.think), key=lambda sample: sample.id)
+    if not good:
+        raise LiteError(
+            f"traces: none of {len(samples)} replies is correct and closes its think span within"
+            f" {config.max_tokens} tokens; raise traces.max_tokens or take easier problems"
+        )
+    traces = []
+    for sample in good:
+        problem = problems[sample.id.rpartition("/")[0]]
+        traces.append(Trace(sample.id, problem.question, problem.answer, sample.think, sample.visible))
+    write_records(run.path("traces", "traces.jsonl"), traces)
+    return {
+        "sampled": len(samples),
+        "correct": round(sum(sample.correct for sample in samples) / len(samples), 4),
+        "traces": len(good),
+        "think_tokens": round(sum(sample.num_tokens for sample in good) / len(good), 1),
+    }

@@ -1,0 +1,103 @@
+"""Segmentation: hand-written expectations, and what holds for any text."""
+
+import random
+import time
+
+import pytest
+
+from lite.compress.units import segment
+
+
+def cut(text):
+    return [f"{text[unit.start : unit.end]}|{unit.kind[0]}" for unit in segment(text)]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", []),
+        (" \n\t ", []),
+        ("He has apples.", ["He|w", "has|w", "apples.|w"]),
+        # numbers with sign, unit, currency, separators
+        ("-3.5 kg, paid $12", ["-3.5 kg,|n", "paid|w", "$12|n"]),
+        ("40% of 1,234;", ["40%|n", "of|w", "1,234;|n"]),
+        ("ratio 2:1 or 3/4.", ["ratio|w", "2:1|n", "or|w", "3/4.|n"]),
+        ("3 1/2 cups, 5 : 3, $ 12, 12 %", ["3 1/2|n", "cups,|w", "5 : 3,|n", "$ 12,|n", "12 %|n"]),
+        ("The answer is - 5.", ["The|w", "answer|w", "is|w", "- 5.|n"]),
+        ("1\u00a0000 people at 3rd", ["1\u00a0000|n", "people|w", "at|w", "3rd|n"]),
+        ("costs \\$12.50 or \u20ac5", ["costs|w", "\\$12.50|n", "or|w", "\u20ac5|n"]),
+        # equations and operators with their operands
+        ("12+5=17. 17-4=13.", ["12+5=17.|f", "17-4=13.|f"]),
+        ("12 + 5 = 17. Then", ["12 + 5 = 17.|f", "Then|w"]),
+        ("x = 3, y = - 4", ["x = 3,|f", "y = - 4|f"]),
+        ("(3 + 4) * 2 = 14", ["(3 + 4) * 2 = 14|f"]),
+        ("3 apples + 2 apples = 5 apples", ["3 apples + 2 apples = 5|f", "apples|w"]),
+        ("So f(x) = 2x + 3 here", ["So|w", "f(x) = 2x + 3|f", "here|w"]),
+        ("12 + 5\n= 17", ["12 + 5\n= 17|f"]),
+        ("if x > 3 and t-1 <= 4", ["if|w", "x > 3|f", "and|w", "t-1 <= 4|f"]),
+        ("Area = length \u00d7 width", ["Area = length \u00d7 width|f"]),
+        ("0.2 x 50 it", ["0.2 x 50|f", "it|w"]),
+        ("12 \u00f7 4 \u2248 3", ["12 \u00f7 4 \u2248 3|f"]),
+        # formulas
+        ("So $x + 1 = 2$, and", ["So|w", "$x + 1 = 2$,|f", "and|w"]),
+        ("$$a\n\nb$$ \\( a b \\) \\[ c d \\]", ["$$a\n\nb$$|f", "\\( a b \\)|f", "\\[ c d \\]|f"]),
+        ("is \\boxed{3 \\text{ cm}}.", ["is|w", "\\boxed{3 \\text{ cm}}.|f"]),
+        ("```math\na = b c\n``` done", ["```math\na = b c\n```|f", "done|w"]),
+        (
+            "\\begin{align*} a &= b \\\\ c &= d \\end{align*} so",
+            ["\\begin{align*} a &= b \\\\ c &= d \\end{align*}|f", "so|w"],
+        ),
+        ("$\\frac{1}{2}$ of the $x$-axis", ["$\\frac{1}{2}$|f", "of|w", "the|w", "$x$-axis|f"]),
+        # money is no formula
+        ("It is $12 and $15.", ["It|w", "is|w", "$12|n", "and|w", "$15.|n"]),
+        ("$5 for each and 10$ more", ["$5|n", "for|w", "each|w", "and|w", "10$|n", "more|w"]),
+        ("an open $x formula", ["an|w", "open|w", "$x|w", "formula|w"]),
+        # words that look like something else
+        ("T-shirt and/or 10-year-old C++", ["T-shirt|w", "and/or|w", "10-year-old|n", "C++|w"]),
+        ("well - you know", ["well|w", "-|w", "you|w", "know|w"]),
+        ("- one\n- two\n* 3", ["-|w", "one|w", "-|w", "two|w", "*|w", "3|n"]),
+        ("<think> <COMP_20> => ok", ["<think>|w", "<COMP_20>|w", "=>|w", "ok|w"]),
+        # unicode
+        (
+            "na\u00efve caf\u00e9 \u2026 \U0001f600!",
+            ["na\u00efve|w", "caf\u00e9|w", "\u2026|w", "\U0001f600!|w"],
+        ),
+        (
+            "\u5171\u670912\u4e2a\uff0c3+4=7\u3002",
+            ["\u5171|w", "\u6709|w", "12|n", "\u4e2a\uff0c|w", "3+4=7\u3002|f"],
+        ),
+    ],
+)
+def test_segment(text, expected):
+    assert cut(text) == expected
+
+
+def test_units_cover_everything_but_white_space(random_text):
+    rng = random.Random(0)
+    for _ in range(500):
+        text = random_text(rng)
+        units = segment(text)
+        rebuilt, end = "", 0
+        for unit in units:
+            gap = text[end : unit.start]
+            assert gap.strip() == "" and unit.end > unit.start, text
+            assert not text[unit.start].isspace() and not text[unit.end - 1].isspace(), text
+            rebuilt += gap + text[unit.start : unit.end]
+            end = unit.end
+        assert text[end:].strip() == ""
+        assert rebuilt + text[end:] == text
+
+
+def test_every_digit_stands_in_a_unit_that_is_no_word():
+    for text in ("He got 3, then 4 more; 12-5=7!", "step2 is x2 = 4", '(5) "6" *7* [8]'):
+        units = segment(text)
+        for at, character in enumerate(text):
+            if character.isdigit() and not text[at - 1].isalpha():
+                assert next(unit.kind for unit in units if unit.start <= at < unit.end) != "word", text
+
+
+def test_long_texts_take_linear_time():
+    started = time.monotonic()
+    assert len(segment("so 12 + 5 = 17. and then " * 4000)) == 4 * 4000
+    segment("{" * 3000 + "\\frac{" * 300 + "$" * 3001)
+    assert time.monotonic() - started < 10

@@ -1,0 +1,74 @@
+import json
+
+import pytest
+from jinja2.exceptions import TemplateError
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+from tiny_models import CHAT_TEMPLATE, build_tokenizer
+
+from export.template import dial_template
+from lite.tokens import INSTRUCTION, MODES, POLICY, encode_prompt
+
+QUESTIONS = (
+    "What is 17 + 25?",
+    "  spaces around, and a newline  \n",
+    "Simplify $\\frac{1}{2}$ {{ not jinja }} 'quotes' \"double\"",
+    "$x$ first; π ≈ 3.14, 日本語",
+    "<think>cheat</think> 3 < 4",
+)
+
+
+def render(messages, **dial):
+    return Jinja2ChatFormatter(dial_template(CHAT_TEMPLATE), "<|im_end|>", "")(
+        messages=messages, **dial
+    ).prompt
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("mode", MODES)
+def test_same_ids_as_encode_prompt(tokenizer, mode, question):
+    expected = encode_prompt(tokenizer, question, mode)
+    dials = [{}, {"comp_ratio": "policy"}] if mode == POLICY else [{"comp_ratio": round(float(mode) * 100)}]
+    for dial in dials:
+        prompt = render([{"role": "user", "content": question}], **dial)
+        assert tokenizer.encode(prompt, add_special_tokens=False) == expected
+        assert (
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}],
+                chat_template=dial_template(CHAT_TEMPLATE),
+                tokenize=False,
+                add_generation_prompt=True,
+                **dial,
+            )
+            == prompt
+        )
+
+
+def test_only_the_last_user_turn_is_dialled():
+    messages = [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+    ]
+    assert render(messages, comp_ratio="40") == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n"
+        f"<|im_start|>user\n{INSTRUCTION}\nthree <COMP_40><|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("wrong", [30, "0.2", 0.2, "x"])
+def test_unknown_ratio_is_refused(wrong):
+    with pytest.raises((ValueError, TemplateError), match="use one of 20, 40, 60, 80, 100, policy"):
+        render([{"role": "user", "content": "one"}], comp_ratio=wrong)
+
+
+def test_plain_constructs_only():
+    """What llama.cpp's own engine has; the prelude alone, without the model's template."""
+    words = json.dumps(dial_template(""))
+    for exotic in ("macro", "do ", "recursive", "loop.changed", "is mapping", "items()", ".append"):
+        assert exotic not in words

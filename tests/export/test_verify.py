@@ -1,0 +1,163 @@
+import subprocess
+import sys
+
+import gguf
+import numpy as np
+import pytest
+from tiny_models import build_model, save
+
+from export import convert, quantize, verify
+from lite.errors import LiteError
+
+
+@pytest.fixture(scope="module")
+def good(qwen3, tmp_path_factory):
+    path = tmp_path_factory.mktemp("verify") / "good.gguf"
+    convert.convert(qwen3, path, "f32", dial=True, name="tiny")
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(qwen3):
+    return verify.reference(qwen3)
+
+
+def set_field(path, name, place, value):
+    """Overwrite one number of a GGUF's header."""
+    reader = gguf.GGUFReader(path, "r+")
+    field = reader.fields[name]
+    field.parts[field.data[place]][0] = value
+    reader.data.flush()
+
+
+def test_alone_and_against_the_folder(good, reference):
+    assert verify.verify(good) == {"dial": True}
+    measured = verify.compare(good, *reference)
+    assert measured["logits_off"] < 1e-4
+    assert measured["top1_agreement"] == 1.0
+    assert measured["near_ties"] == 0
+
+
+def test_alone_imports_no_torch(good):
+    code = f"import sys; from export.verify import verify; from pathlib import Path; print(verify(Path({str(good)!r})))"
+    code += "; print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines() == ["{'dial': True}", "[]"]
+
+
+def test_a_base_has_no_dial(base, tmp_path):
+    out = tmp_path / "base.gguf"
+    convert.convert(base, out, "f32", dial=False, name="base")
+    assert not verify.verify(out, base)["dial"]
+    template = gguf.GGUFReader(out).fields["tokenizer.chat_template"].contents()
+    assert template == (base / "chat_template.jinja").read_text()
+
+
+def test_quantised_is_measured(good, reference, tmp_path):
+    out = tmp_path / "q8.gguf"
+    quantize.quantize(good, out, "q8_0")
+    measured = verify.compare(out, *reference)
+    assert 1e-3 < measured["logits_off"] < 1
+    assert 0.8 < measured["top1_agreement"] <= 1
+
+
+def test_other_weights_fail(good, tmp_path):
+    other = save(tmp_path / "other", seed=1)
+    with pytest.raises(LiteError, match="logits are off by"):
+        verify.verify(good, other)
+
+
+def test_one_wrong_row_fails(good, reference, tmp_path):
+    """The norm of the first layer, one value of 64 changed by a tenth."""
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(good.read_bytes())
+    reader = gguf.GGUFReader(bad, "r+")
+    tensor = next(tensor for tensor in reader.tensors if tensor.name == "blk.0.attn_norm.weight")
+    tensor.data[3] *= 1.1
+    reader.data.flush()
+    with pytest.raises(LiteError, match="logits are off by"):
+        verify.compare(bad, *reference)
+
+
+def test_greedy_divergence_beyond_noise_fails(good, reference, monkeypatch):
+    """Only a near tie may go the other way; a wrong token with the right logits is a fault of the cache."""
+    tokenizer, samples = reference
+    wrong = [(samples[0].reply[0] + 1) % 320, *samples[0].reply[1:]]
+    monkeypatch.setattr(verify, "_greedy", lambda model, prompt, num: wrong)
+    with pytest.raises(LiteError, match="greedy token 0 is"):
+        verify.compare(good, tokenizer, samples)
+
+
+def test_greedy_near_tie_passes(good, reference, monkeypatch):
+    """Hugging Face's logits put both tokens within the noise: either is right."""
+    tokenizer, [first, *_] = reference
+    logits, place = first.logits.copy(), len(first.prompt) - 1
+    best = first.reply[0]
+    second = int(np.argsort(logits[place])[-2])
+    logits[place, best] = logits[place, second] + 1e-5
+    monkeypatch.setattr(verify, "FLOATS", {0: ("f32", 10.0)})
+    near = verify.Sample(first.prompt, first.reply, logits)
+    monkeypatch.setattr(verify, "_greedy", lambda model, prompt, num: [second, *first.reply[1:]])
+    assert verify.compare(good, tokenizer, [near])["near_ties"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value", "message"),
+    [
+        ("tokenizer.ggml.token_type", 305, 1, "<COMP_20> is not of type CONTROL|not one token"),
+        ("tokenizer.ggml.token_type", 305, 4, "<COMP_20> is not of type CONTROL"),
+        ("tokenizer.ggml.token_type", 303, 3, "<think> is a control token"),
+        ("tokenizer.ggml.eos_token_id", 0, 100000, "EOS|cannot load"),
+    ],
+)
+def test_wrong_tokens_fail(good, name, place, value, message, tmp_path):
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(good.read_bytes())
+    set_field(bad, name, place, value)
+    with pytest.raises(LiteError, match=message):
+        verify.verify(bad)
+
+
+def test_other_pre_tokenizer_fails(good, reference, tmp_path):
+    """Same weights, but llama.cpp is told to split text in another way of the same name length."""
+    bad = tmp_path / "bad.gguf"
+    data = good.read_bytes()
+    key = b"tokenizer.ggml.pre"
+    start = data.index(key)
+    assert data[start:].startswith(key + b"\x08\0\0\0\x05\0\0\0\0\0\0\0qwen2")
+    bad.write_bytes(data[:start] + data[start:].replace(b"qwen2", b"gpt-2", 1))
+    with pytest.raises(LiteError, match="token ids of"):
+        verify.compare(bad, *reference)
+
+
+def test_damaged_files(good, tmp_path):
+    data = good.read_bytes()
+    cases = {
+        "empty": b"",
+        "text": b"hello, this is no model" * 100,
+        "magic only": b"GGUF",
+        "cut header": data[:2000],
+        "cut tensors": data[:-10000],
+        "version 99": data[:4] + b"\x63" + data[5:],
+        "huge count": data[:8] + b"\xff" * 8 + data[16:],
+    }
+    for name, content in cases.items():
+        path = tmp_path / "bad.gguf"
+        path.write_bytes(content)
+        with pytest.raises(LiteError, match="not a GGUF|cannot load it"):
+            verify.verify(path)
+            pytest.fail(name)
+    with pytest.raises(LiteError, match="no such file"):
+        verify.verify(tmp_path / "none.gguf")
+
+
+def test_another_architecture(good, tmp_path):
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(good.read_bytes().replace(b"qwen3", b"qwen9"))
+    with pytest.raises(LiteError, match="qwen9"):
+        verify.verify(bad)
+
+
+def test_models_differ_by_seed():
+    one, two = build_model("Qwen3", 320), build_model("Qwen3", 320, seed=1)
+    assert not (one.model.norm.weight == two.model.norm.weight).all()

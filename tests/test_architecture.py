@@ -1,0 +1,152 @@
+"""Arrows between rooms point right, the laptop part is free of torch, and `lite --help` is quick."""
+
+from __future__ import annotations
+
+import ast
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import export
+import lite
+from lite.tokens import CONTROL_TOKENS
+
+ROOT = Path(lite.__file__).parent
+FILES = sorted(path for folder in (ROOT, Path(export.__file__).parent) for path in folder.rglob("*.py"))
+# From left to right. What is not named is a base: lite/*.py and the quickstart world.
+ROOMS = ("base", "lite.compress", "lite.train", "export", "lite.infer", "lite.measure", "lite.cli")
+HEAVY = ("torch", "unsloth", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
+TRAINING = (
+    "lite.backend",
+    "lite.train",
+    "lite.compress",
+    "export.merge",
+)  # may load heavy packages at their top
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+    return name.removesuffix(".__init__")
+
+
+def room_of(module: str) -> int:
+    for place, room in enumerate(ROOMS):
+        if module == room or module.startswith(f"{room}."):
+            return place
+    return 0
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Every module that a piece of code imports, and every name taken from one."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "imports are absolute"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def imports_at_top(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return set().union(
+        *(imports(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom)))
+    )
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_arrows_point_right(path):
+    here = module_of(path)
+    backwards = {
+        name
+        for name in imports(ast.parse(path.read_text(encoding="utf-8")))
+        if name.split(".")[0] in ("lite", "export") and room_of(name) > room_of(here)
+    }
+    assert backwards == set(), f"{here} (room {ROOMS[room_of(here)]}) reaches to the right"
+
+
+def test_the_rooms_are_told_apart():
+    assert room_of("lite.records") == room_of("lite.quickstart.world") == room_of("lite.recipe.Recipe") == 0
+    assert room_of("lite.compress.units") == 1 and room_of("lite.train.sft.run") == 2
+    assert (
+        room_of("export.merge")
+        == 3
+        < room_of("lite.infer.engine")
+        < room_of("lite.measure")
+        < room_of("lite.cli")
+    )
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != ROOT / "backend.py"], ids=module_of)
+def test_only_the_backend_names_unsloth(path):
+    assert not {
+        name for name in imports(ast.parse(path.read_text())) if name.split(".")[0].startswith("unsloth")
+    }
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != ROOT / "tokens.py"], ids=module_of)
+def test_only_tokens_spells_control_tokens(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    prose = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings may
+    texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and n not in prose]
+    assert not [text for text in texts if isinstance(text, str) and any(t in text for t in CONTROL_TOKENS)]
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if not module_of(p).startswith(TRAINING)], ids=module_of)
+def test_the_laptop_part_has_no_heavy_import_at_its_top(path):
+    assert not {name for name in imports_at_top(path) if name.split(".")[0] in HEAVY}
+
+
+def loaded_by(*arguments: str, cwd: Path) -> tuple[int, set[str]]:
+    """Run `lite ...` in a process of its own; give its exit code and the modules it loaded."""
+    code = (
+        "import atexit, sys; from lite import cli;"
+        "atexit.register(lambda: sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules)));"
+        "cli.main(sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=cwd)
+    assert "MODULES " in done.stderr, done.stderr
+    return done.returncode, set(done.stderr.rpartition("MODULES ")[2].split())
+
+
+def test_help_loads_almost_nothing(tmp_path):
+    code, modules = loaded_by("--help", cwd=tmp_path)
+    assert code == 0
+    assert not modules & {*HEAVY, "numpy", "yaml", "rich", "sympy", "llama_cpp", "matplotlib", "lite.stages"}
+
+
+def test_help_is_quick(tmp_path):
+    def seconds() -> float:
+        """Processor time, which other work on the machine does not stretch."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, "-m", "lite.cli", "--help"], check=True, capture_output=True, cwd=tmp_path
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("ask", "not.gguf", "1+1?"),
+        ("eval", "not.gguf", "--problems", "p.jsonl", "--out", "report"),
+        ("problems", "quickstart", "--num", "1"),
+        ("recipes", "ls"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_laptop_verbs_load_no_torch(tmp_path, arguments):
+    (tmp_path / "not.gguf").write_bytes(b"this is no GGUF")
+    (tmp_path / "p.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
+    code, modules = loaded_by(*arguments, cwd=tmp_path)
+    assert code == (2 if "not.gguf" in arguments else 0)
+    if "not.gguf" in arguments:
+        assert "lite.infer.engine" in modules
+    assert not modules & set(HEAVY)

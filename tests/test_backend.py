@@ -1,0 +1,141 @@
+"""The backend on a tiny random model: tokens, rows, generation, adapters."""
+
+from __future__ import annotations
+
+import pytest
+import tiny_model
+
+from lite import backend, tokens
+from lite.errors import LiteError
+
+SETTINGS = {"max_tokens": 256, "rank": 4, "alpha": 8, "four_bit": False, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(tiny_model.write(tmp_path_factory.mktemp("model")))
+
+
+def test_resolve_says_what_is_missing(tmp_path):
+    assert backend.resolve("Qwen/Qwen3-1.7B") == "Qwen/Qwen3-1.7B"
+    for model in ("./nowhere", "/nowhere/at/all", "nowhere"):
+        with pytest.raises(LiteError, match="no such folder"):
+            backend.resolve(model)
+    with pytest.raises(LiteError, match="config.json"):
+        backend.resolve(str(tmp_path))
+
+
+def test_control_tokens_are_one_id_each_and_user_text_cannot_write_them(folder):
+    tokenizer = backend.load_tokenizer(folder)
+    assert backend.control_ids(tokenizer) == [261, 262, 263, 264, 265, 266]
+    assert tokenizer.encode("<COMP_20>", add_special_tokens=False) == [261]
+    prompt = tokens.encode_prompt(tokenizer, "a <COMP_20> <|im_end|>", "policy")
+    assert [id for id in prompt if id >= 256] == [257, 266, 258, 257]  # start, POLICY, end, start
+    assert backend.count_tokens(tokenizer, "12 <COMP_20>") == 12
+
+
+@pytest.mark.parametrize("spare_rows, rows", [(11, 272), (0, 267)])
+def test_new_rows_use_spare_ones_and_ties_are_kept(tmp_path, spare_rows, rows):
+    folder = str(tiny_model.write(tmp_path, spare_rows))
+    model, tokenizer = backend.load_trainable(folder, **SETTINGS)
+    embedding = model.get_input_embeddings().weight
+    assert embedding.shape[0] == rows == max(261 + spare_rows, len(tokenizer))
+    assert embedding.data_ptr() != 0 and model.get_base_model().config.tie_word_embeddings
+    six = embedding[261:267]
+    known = embedding[:261]
+    assert (six.mean(0) - known.mean(0)).abs().max() < known.std()
+    assert len({tuple(row.tolist()) for row in six}) == 6
+
+
+def test_generate_matches_transformers_and_batches_do_not_matter(folder):
+    import torch
+
+    model, tokenizer = backend.load(folder, max_tokens=256)
+    prompts = [tokens.encode_prompt(tokenizer, "2 + 3" + " more" * length, "base") for length in (0, 3, 1, 3)]
+    seen = []
+    greedy = {"max_tokens": 20, "temperature": 0.0, "top_p": 1.0, "seed": 0}
+    together = backend.generate(model, tokenizer, prompts, batch_size=4, advance=seen.append, **greedy)
+    in_twos = backend.generate(model, tokenizer, prompts, batch_size=2, advance=seen.append, **greedy)
+    assert together == in_twos and together[1] == together[3]
+    assert seen == [4, 2, 2]
+    for prompt, reply in zip(prompts, together, strict=True):
+        ids = torch.tensor([prompt])
+        full = model.generate(ids, max_new_tokens=20, do_sample=False)[0, len(prompt) :].tolist()
+        assert reply == (full[: full.index(258)] if 258 in full else full)
+
+
+def test_generate_cuts_at_the_end_and_repeats_from_its_seed(folder):
+    import torch
+
+    model, tokenizer = backend.load(folder, max_tokens=256)
+    prompts = [tokens.encode_prompt(tokenizer, "hello", "base")] * 24
+    with torch.no_grad():  # a model that often ends its reply
+        model.get_input_embeddings().weight[258] += 0.4 * model.get_input_embeddings().weight[:256].std()
+    sampled = {"max_tokens": 60, "temperature": 1.5, "top_p": 0.95, "batch_size": 24}
+    first = backend.generate(model, tokenizer, prompts, seed=1, **sampled)
+    assert first == backend.generate(model, tokenizer, prompts, seed=1, **sampled)
+    assert first != backend.generate(model, tokenizer, prompts, seed=2, **sampled)
+    assert all(258 not in reply for reply in first)
+
+
+def test_sampling_keeps_to_the_nucleus():
+    import torch
+
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(400, 1)
+    drawn = backend._sample(logits, 1.0, 0.7)  # 0.5, then 0.3 which crosses 0.7
+    assert set(drawn.tolist()) == {0, 1}
+    assert 0.5 < (drawn == 0).float().mean() < 0.75  # 5/8
+    assert backend._sample(logits, 0.0, 1.0).tolist() == [0] * 400
+
+
+def test_rollouts_leave_the_weights_as_they_were(folder):
+    import torch
+
+    model, tokenizer = backend.load_trainable(folder, **SETTINGS)
+    with torch.no_grad():
+        for name, param in model.named_parameters():
+            if param.requires_grad:
+                param.add_(0.05 * torch.randn_like(param))
+    before = {name: param.detach().clone() for name, param in model.named_parameters()}
+    ids = torch.tensor([tokens.encode_prompt(tokenizer, "2 + 3", "policy")])
+    expected = backend.last_logits(model, ids, torch.ones_like(ids))
+    with backend.for_rollouts(model) as inner, torch.no_grad():
+        assert torch.allclose(backend.last_logits(inner, ids, torch.ones_like(ids)), expected, atol=1e-4)
+    assert model.training
+    for name, param in model.named_parameters():
+        assert torch.equal(param, before[name]), name
+    assert torch.allclose(backend.last_logits(model, ids, torch.ones_like(ids)), expected, atol=1e-6)
+
+
+def test_adapter_round_trip(folder, tmp_path):
+    import torch
+
+    from lite.train import checkpoints
+
+    model, tokenizer = backend.load_trainable(folder, **SETTINGS)
+    with torch.no_grad():
+        for param in model.parameters():
+            if param.requires_grad:
+                param.add_(0.05 * torch.randn_like(param))
+    checkpoints.save_adapter(model, tokenizer, tmp_path / "adapter")
+    again, _ = backend.load_trainable(folder, **{**SETTINGS, "seed": 4}, adapter=tmp_path / "adapter")
+    merged, _ = backend.load(folder, max_tokens=256, adapter=tmp_path / "adapter")
+    assert merged.get_input_embeddings().weight is merged.get_output_embeddings().weight
+    ids = torch.tensor([tokens.encode_prompt(tokenizer, "2 + 3", "0.4")])
+    expected = backend.last_logits(model, ids, torch.ones_like(ids))
+    assert torch.allclose(backend.last_logits(again, ids, torch.ones_like(ids)), expected, atol=1e-6)
+    assert torch.allclose(backend.last_logits(merged, ids, torch.ones_like(ids)), expected, atol=1e-4)
+    with pytest.raises(LiteError, match="adapter_model"):
+        backend.load(folder, max_tokens=256, adapter=tmp_path)
+
+
+def test_four_bit_base_trains(folder):
+    import torch
+
+    model, tokenizer = backend.load_trainable(folder, **{**SETTINGS, "four_bit": True})
+    ids = torch.tensor([tokens.encode_prompt(tokenizer, "2 + 3", "0.4")])
+    backend.last_logits(model, ids, torch.ones_like(ids)).logsumexp(-1).sum().backward()
+    quantised = {type(module).__name__ for module in model.modules()} & {"Linear4bit"}
+    assert quantised == {"Linear4bit"}
+    rows = [p for name, p in model.named_parameters() if "trainable_tokens_delta" in name]
+    assert len(rows) == 1 and rows[0].shape == (6, 64) and rows[0].grad.abs().sum() > 0

@@ -1,0 +1,296 @@
+"""The verbs: help is checked documentation, and bad input is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import re
+
+import pytest
+from tiny_gguf import write_tiny_gguf
+
+from lite import cli, stages
+
+VERBS = (
+    *cli.STAGE_VERBS,
+    *("train", "problems", "quickstart", "ask", "eval", "export", "doctor", "recipes"),
+)
+
+
+def test_the_stage_verbs_are_the_stages():
+    assert [*cli.STAGE_VERBS] == [name for name in stages.NAMES if name not in ("problems", "export")]
+
+
+def test_help_names_every_verb(lite):
+    code, out, _ = lite("--help")
+    assert code == 0
+    shown = dict(re.findall(r"^  (\w+) +(\S.*)$", out.partition("Commands:")[2], re.MULTILINE))
+    assert set(shown) == set(VERBS)
+    assert not [text for text in shown.values() if text.endswith("...") or len(text) < 15]
+
+
+@pytest.mark.parametrize(
+    "verb, expected",
+    [
+        ("train", ["RECIPE", "--stage NAME", "--until NAME", "--set KEY=VALUE", "--out DIR", "Repeatable"]),
+        ("traces", ["RECIPE", "--set KEY=VALUE", "--out DIR"]),
+        ("quickstart", ["--set KEY=VALUE", "--out DIR"]),
+        ("problems", ["SOURCE", "quickstart, gym:<task>", "--num", "--seed"]),
+        ("ask", ["MODEL.gguf", "QUESTION", "stdin", "--ratio", "--max-tokens", "--json", "--hide-thinking"]),
+        ("eval", ["MODEL.gguf", "--problems FILE.jsonl", "--ratios", "--out DIR", "--num", "--seed"]),
+        ("export", ["RUN|FOLDER", "--out FILE.gguf", "--quant", "q4_k_m"]),
+        ("recipes", ["ls", "cp"]),
+        ("doctor", ["versions"]),
+    ],
+)
+def test_help_of_a_verb(lite, verb, expected):
+    code, out, _ = lite(verb, "--help")
+    assert code == 0
+    assert not [text for text in expected if text not in " ".join(out.split())]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_explained(lite, verb):
+    _, out, _ = lite(verb, "--help")
+    options = re.split(r"\n  (?=-)", out.partition("Options:")[2])[0:]
+    assert not [option for option in options if option.strip() and len(option.split()) < 4]
+
+
+def test_version(lite):
+    assert lite("--version") == (0, "0.1.0\n", "")
+
+
+RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (("train", "nix.yaml"), "did you mean quickstart.yaml?"),
+        (("train", "some/nix.yaml"), "some/nix.yaml: no such recipe"),
+        (("train", "folder"), "no packaged recipe 'folder'"),
+        (
+            ("train", "quickstart", "--set", "sft.epoch=3"),
+            "unknown recipe key sft.epoch; did you mean sft.epochs?",
+        ),
+        (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': expected int, got str"),
+        (("train", "quickstart", "--set", "sft.rank"), "--set sft.rank: expected key=value"),
+        (
+            ("train", "quickstart", "--set", "probe.min_success=1.5"),
+            "probe.min_success = 1.5: must lie in 0..1",
+        ),
+        (
+            ("train", "quickstart", "--stage", "sfx"),
+            "stage 'sfx' is unknown; the stages are problems, traces",
+        ),
+        (
+            ("train", "quickstart", "--stage", "sft", "--until", "sft"),
+            "--stage and --until exclude each other",
+        ),
+        (
+            ("sft", "quickstart"),
+            "stage sft reads mixture, which is not done in runs/quickstart; run it first",
+        ),
+        (("train", "broken.yaml"), "broken.yaml: not YAML"),
+        (("train", "list.yaml"), "list.yaml: expected key: value lines, got list"),
+        (("train", "few.yaml"), "asks for 12 problems (num_eval 4 + num_rl 4 + num_train 4), 1 different"),
+        (("train", "none.yaml"), "empty.jsonl: no problems in it"),
+        (("problems", "nix.jsonl"), "no such file; give a JSONL file, 'quickstart' or 'gym:<task>'"),
+        (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
+        (("problems", "bad.jsonl"), "bad.jsonl, line 2: '5' is not an object"),
+        (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many"),
+        (("problems", "one.jsonl", "--num", "2"), "2 problems are asked, 1 different ones are in it"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "0.3"), f"ratio 0.3: the model knows {RATIO_HELP}and policy"),
+        (
+            ("ask", "no.gguf", "1+1?", "--ratio", "0"),
+            f"ratio 0: must lie in (0, 1]; use one of {RATIO_HELP}or policy",
+        ),
+        (("ask", "no.gguf", "1+1?", "--ratio", "1.5"), "ratio 1.5: must lie in (0, 1]"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "nan"), "ratio nan: must lie in (0, 1]"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "half"), "ratio 'half': not a number"),
+        (("ask", "no.gguf", "  "), "the question is empty"),
+        (("ask", "nix.gguf", "1+1?"), "nix.gguf"),
+        (("ask", "no.gguf", "1+1?"), "no.gguf"),
+        (("ask", ".", "1+1?"), "."),
+        (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "report"), "no.gguf"),
+        (("eval", "no.gguf", "--problems", "nix.jsonl", "--out", "report"), "nix.jsonl"),
+        (
+            ("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", "0.2,2"),
+            "ratio 2: must lie in",
+        ),
+        (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
+        (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
+        (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
+        (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_line_and_code_2(lite, tmp_path, arguments, expected):
+    (tmp_path / "folder").mkdir()
+    for name, text in {
+        "empty.jsonl": "\n",
+        "one.jsonl": '{"question": "1+1?", "answer": "2"}\n',
+        "bad.jsonl": '{"question": "1+1?", "answer": "2"}\n5\n',
+        "broken.yaml": "a: [\n",
+        "list.yaml": "- 1\n",
+        "few.yaml": "problems: {source: one.jsonl, num_train: 4, num_rl: 4, num_eval: 4}\n",
+        "none.yaml": "problems: {source: empty.jsonl, num_train: 4, num_rl: 4, num_eval: 4}\n",
+        "no.gguf": "this is no GGUF",
+    }.items():
+        (tmp_path / name).write_text(text)
+    code, _, err = lite(*arguments)
+    last = err.strip().splitlines()[-1]
+    assert code == 2
+    assert last.startswith("error: ") and expected in last
+    assert err.count("error: ") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (("trian",), "train"),
+        (("ask",), "MODEL.gguf"),
+        (("eval", "x.gguf"), "--problems"),
+        (("problems", "quickstart", "--num", "0"), "Invalid value for '--num'"),
+    ],
+)
+def test_usage_faults(lite, arguments, expected):
+    code, _, err = lite(*arguments)
+    assert code == 2 and expected in err
+
+
+def test_problems_prints_jsonl(lite):
+    code, out, _ = lite("problems", "quickstart", "--num", "7", "--seed", "99")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(rows) == 7
+    assert all([*row] == ["id", "question", "answer", "cot"] for row in rows)
+    assert rows[0]["id"] == "quickstart-99-0"
+
+
+def test_recipes(lite, tmp_path):
+    code, out, _ = lite("recipes", "ls")
+    assert code == 0 and re.search(r"^quickstart\.yaml +\w+ \w+", out, re.MULTILINE)
+    assert lite("recipes", "cp", "quickstart", "mine.yaml") == (0, "mine.yaml\n", "")
+    assert (tmp_path / "mine.yaml").read_text().startswith("#")
+
+
+@pytest.mark.parametrize(
+    "text, mode",
+    [
+        ("0.2", "0.2"),
+        (".4", "0.4"),
+        ("0.60", "0.6"),
+        ("1", "1.0"),
+        ("1.0", "1.0"),
+        ("policy", "policy"),
+        ("base", "base"),
+    ],
+)
+def test_mode(text, mode):
+    assert cli._mode(text) == mode
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Catch what `lite train` would run."""
+    calls = []
+
+    def train(recipe, folder, only=None, until=None):
+        calls.append((recipe, str(folder), only, until))
+
+    monkeypatch.setattr(stages, "train", train)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "arguments, folder, only, until",
+    [
+        (("train", "quickstart"), "runs/quickstart", None, None),
+        (("train", "quickstart", "--set", "name=mine"), "runs/mine", None, None),
+        (("train", "quickstart.yaml", "--out", "here", "--until", "sft"), "here", None, "sft"),
+        (("train", "quickstart", "--stage", "sft"), "runs/quickstart", "sft", None),
+        (("chrpo", "quickstart", "--out", "here"), "here", "chrpo", None),
+        (("compress", "quickstart"), "runs/quickstart", "compress", None),
+    ],
+)
+def test_train(lite, trained, arguments, folder, only, until):
+    assert lite(*arguments)[0] == 0
+    assert [call[1:] for call in trained] == [(folder, only, until)]
+
+
+def test_set_is_repeatable(lite, trained):
+    lite("train", "quickstart", "--set", "sft.rank=3", "--set", "seed=9")
+    assert (trained[0][0].sft.rank, trained[0][0].seed) == (3, 9)
+
+
+@pytest.mark.parametrize(
+    "fault, code, expected",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+            2,
+            "error: no space left for runs/x; free some",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "error: no permission for /x; choose another",
+        ),
+        (
+            ModuleNotFoundError("No module", name="trl.trainer"),
+            2,
+            "error: this needs trl, which is not installed",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+    ],
+    ids=["space", "permission", "package", "interrupt"],
+)
+def test_faults_of_the_machine(lite, monkeypatch, fault, code, expected):
+    def train(*_):
+        raise fault
+
+    monkeypatch.setattr(stages, "train", train)
+    got, _, err = lite("train", "quickstart")
+    assert got == code
+    assert err.strip().startswith(expected) and len(err.strip().splitlines()) == 1
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch, tmp_path):
+    def train(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(stages, "train", train)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train", "quickstart", "--out", str(tmp_path)])
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    return str(write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf"))
+
+
+def test_ask(lite, gguf):
+    code, out, _ = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8", "--json")
+    answer = json.loads(out)
+    assert code == 0 and answer["mode"] == "0.2" and 0 < answer["total_tokens"] <= 8
+    code, out, err = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8")
+    assert code == 0 and out.strip() == answer["visible"].strip()
+    assert f"{answer['total_tokens']} in all" in err
+
+
+def test_ask_reads_stdin(lite, gguf, monkeypatch):
+    _, given, _ = lite("ask", gguf, "1+1?", "--max-tokens", "8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("1+1?\n"))
+    assert lite("ask", gguf, "--max-tokens", "8")[:2] == (0, given)
+
+
+def test_eval(lite, gguf, tmp_path):
+    (tmp_path / "p.jsonl").write_text(
+        '{"question": "1+1?", "answer": "2"}\n{"question": "2+2?", "answer": "4"}\n'
+    )
+    arguments = ("--problems", "p.jsonl", "--ratios", "0.2,policy", "--out", "report", "--max-tokens", "8")
+    code, out, _ = lite("eval", gguf, *arguments)
+    rows = {row["mode"]: row for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"]}
+    assert code == 0 and {"0.2", "policy"} <= set(rows) and rows["0.2"]["num_problems"] == 2
+    assert out == (tmp_path / "report" / "report.md").read_text() + "\n"

@@ -1,0 +1,87 @@
+"""The world of word problems: its arithmetic is right, its text says it, and a seed decides it."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from lite.grading import is_correct
+from lite.quickstart import world
+from lite.quickstart.world import Step, Story
+
+STORY = Story(
+    name="Mia",
+    items="books",
+    start=5,
+    steps=(Step("finds 4 more", "+", 4, 5, 9), Step("loses 2 on the way", "-", 2, 9, 7)),
+    aside="",
+    question="Mia has 5 books. Mia finds 4 more. Mia loses 2 on the way. How many books does Mia have at the end?",
+)
+
+
+def test_equation():
+    assert [step.equation() for step in STORY.steps] == ["5+4=9", "9-2=7"]
+
+
+def test_visible():
+    assert world.visible(STORY) == "The answer is \\boxed{7}."
+
+
+def test_terse_has_three_styles():
+    styles = {world.terse(random.Random(seed), STORY) for seed in range(50)}
+    assert styles == {
+        "5+4=9. 9-2=7.\nThe answer is \\boxed{7}.",
+        "finds 4 more: 5+4=9, loses 2 on the way: 9-2=7.\nThe answer is \\boxed{7}.",
+        "Mia 5 books\n5+4=9\n9-2=7\nThe answer is \\boxed{7}.",
+    }
+
+
+@pytest.mark.parametrize("num_steps", range(1, world.MAX_STEPS + 1))
+def test_stories_compute(num_steps):
+    operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
+    for seed in range(100):
+        story = world.tell(random.Random(seed), num_steps)
+        assert len(story.steps) == num_steps
+        n = story.start
+        for step in story.steps:
+            assert step.before == n
+            n = operations[step.op](n, step.k)
+            assert step.after == n and 2 <= n <= 99
+            assert str(step.k) in step.event and step.event in story.question
+        assert story.question.startswith(f"{story.name} has {story.start} {story.items}.")
+        assert story.question.endswith(f"How many {story.items} does {story.name} have at the end?")
+
+
+def test_every_wordy_equation_is_right_and_every_step_is_there():
+    for seed in range(200):
+        rng = random.Random(seed)
+        story = world.tell(rng, seed % world.MAX_STEPS + 1)
+        told = world.wordy(rng, story)
+        equations = re.findall(r"(\d+)([-+*])(\d+)=(\d+)", told)
+        assert all(eval(f"{a}{op}{b}") == int(c) for a, op, b, c in equations)
+        assert all(f"{step.equation()}." in told for step in story.steps)
+        assert told.endswith(f"The answer is {story.steps[-1].after}.")
+
+
+def test_problems_repeat_by_seed_and_differ_between_seeds():
+    first = list(world.problems(60, 1))
+    assert first == list(world.problems(60, 1)) == list(world.problems(90, 1))[:60]
+    assert len({problem.question for problem in first}) == 60
+    assert not {problem.question for problem in first} & {
+        problem.question for problem in world.problems(60, 2)
+    }
+    assert [problem.id for problem in first[:2]] == ["quickstart-1-0", "quickstart-1-1"]
+
+
+def test_problems_cycle_through_the_difficulties_and_harder_ones_take_longer():
+    lengths: dict[int, list[int]] = {}
+    for index, problem in enumerate(world.problems(300, 1)):
+        lengths.setdefault(index % world.MAX_STEPS, []).append(len(problem.cot.split()))
+    means = [sum(of) / len(of) for _, of in sorted(lengths.items())]
+    assert means == sorted(means) and means[-1] > 2 * means[0]
+
+
+def test_the_gold_answer_is_the_one_the_solution_gives():
+    assert all(is_correct(problem.cot, problem.answer) for problem in world.problems(60, 3))

@@ -1,0 +1,159 @@
+"""Recipes: what is wrong is said before any work starts; every packaged recipe loads and is commented."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lite import recipe, recipes
+from lite.errors import LiteError
+from lite.recipe import Recipe, parse
+
+
+def test_the_empty_recipe_is_the_default():
+    assert parse("") == Recipe()
+    assert parse("sft:\n  rank: 8").sft.rank == 8
+
+
+def test_resolved_recipe_round_trips():
+    resolved = parse("name: x\nseed: 3\nevaluate:\n  modes: [base, '0.2', 1.0]", ["sft.learning_rate=2e-5"])
+    assert parse(recipe.dump(resolved)) == resolved
+    assert resolved.evaluate.modes == ("base", "0.2", "1.0")
+
+
+@pytest.mark.parametrize(
+    "override, read, value",
+    [
+        ("seed=7", lambda r: r.seed, 7),
+        ("name=other", lambda r: r.name, "other"),
+        ("sft.rank=16", lambda r: r.sft.rank, 16),
+        ("sft.learning_rate=2e-5", lambda r: r.sft.learning_rate, 2e-5),  # YAML alone reads this as text
+        ("sft.learning_rate=1", lambda r: r.sft.learning_rate, 1.0),
+        ("chrpo.use_ctrl=false", lambda r: r.chrpo.use_ctrl, False),
+        ("evaluate.modes=[base, policy]", lambda r: r.evaluate.modes, ("base", "policy")),
+        ("problems.source=data/a=b.jsonl", lambda r: r.problems.source, "data/a=b.jsonl"),
+    ],
+)
+def test_set(override, read, value):
+    assert read(parse("sft:\n  rank: 4", [override])) == value
+    assert type(read(parse("", [override]))) is type(value)
+
+
+def test_the_last_override_wins():
+    assert parse("sft: {rank: 4}", ["sft.rank=5", "sft.rank=6"]).sft.rank == 6
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("modle: x", "unknown recipe key modle; did you mean model?"),
+        ("sft:\n  epoch: 3", "unknown recipe key sft.epoch; did you mean sft.epochs?"),
+        ("sft:\n  rank: many", "sft.rank = 'many': expected int, got str"),
+        ("sft:\n  rank: 3.5", "sft.rank = 3.5: expected int, got float"),
+        ("sft:\n  rank: true", "sft.rank = True: expected int, got bool"),
+        ("sft:\n  rank:", "sft.rank = None: expected int, got NoneType"),
+        ("sft:\n  rank: 0", "sft.rank = 0: must be greater than 0"),
+        ("sft:\n  learning_rate: fast", "sft.learning_rate = 'fast': expected float, got str"),
+        ("sft:\n  learning_rate: .nan", "sft.learning_rate = nan: not a number"),
+        ("sft: 5", "sft = 5: expected a section of key: value lines"),
+        ("annotate:\n  method: magic", "annotate.method = 'magic': must be one of likelihood, rules"),
+        ("mixture:\n  tolerance: 0.5", "mixture.tolerance = 0.5: must lie in (0, 0.1]"),
+        ("probe:\n  min_success: 1.5", "probe.min_success = 1.5: must lie in 0..1"),
+        ("evaluate:\n  modes: ['0.3']", "evaluate.modes: '0.3' is unknown"),
+        ("evaluate:\n  modes: base", "evaluate.modes = 'base': expected a list"),
+        ("chrpo:\n  group: 1", "chrpo.group = 1: a group needs at least 2 rollouts to compare"),
+        ("chrpo:\n  w_acc: 0.9", "chrpo: w_acc + w_cal + kappa * l_short = 1.3 is more than 1"),
+        ("chrpo:\n  l_err_under: 0.05", "l_err_under = 0.05 must be greater than l_err_over = 0.05"),
+        ("chrpo:\n  h_0: 0.1", "h_0 = 0.1 must be greater than h_err_over = 0.1"),
+        ("name: a/b", "name = 'a/b'"),
+        ("name: ..", "name = '..'"),
+        ("- 1", "recipe: expected key: value lines, got list"),
+        ("a: [", "recipe: not YAML"),
+        ("!!python/object/apply:os.getcwd []", "recipe: not YAML"),
+    ],
+)
+def test_faults(text, message):
+    with pytest.raises(LiteError) as fault:
+        parse(text)
+    assert message in str(fault.value)
+    assert "\n" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("sft.rank", "--set sft.rank: expected key=value"),
+        ("seed.deep=1", "--set seed.deep=1: seed is not a section"),
+        ("sft.rank=[", "--set sft.rank=[: '[' is not a YAML value"),
+        ("sft.rnak=1", "unknown recipe key sft.rnak; did you mean sft.rank?"),
+    ],
+)
+def test_bad_overrides(override, message):
+    with pytest.raises(LiteError) as fault:
+        parse("seed: 1", [override])
+    assert message in str(fault.value)
+
+
+def test_load_says_what_is_missing(tmp_path):
+    for path in (tmp_path / "nix.yaml", tmp_path):
+        with pytest.raises(LiteError, match="no such recipe; `lite recipes ls`"):
+            recipe.load(path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(LiteError, match="not UTF-8"):
+        recipe.load(tmp_path / "binary.yaml")
+
+
+PACKAGED = sorted(recipes.folder().glob("*.yaml"))
+
+
+def test_recipes_are_packaged():
+    assert "quickstart.yaml" in recipes.names()
+    assert (
+        recipes.find("quickstart") == recipes.find("quickstart.yaml") == recipes.folder() / "quickstart.yaml"
+    )
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.name)
+def test_every_packaged_recipe_loads(path: Path):
+    assert recipe.load(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", PACKAGED, ids=lambda path: path.name)
+def test_every_key_is_commented(path: Path):
+    bare = [
+        line
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.match(r"\s*\w+:\s*\S", line) and not re.search(r"\s# \w+ \w+", line)
+    ]
+    assert bare == []
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("quikstart", "no packaged recipe 'quikstart'; did you mean quickstart.yaml?"),
+        ("some/where.yaml", "some/where.yaml: no such recipe"),
+        ("tiny_reasoner.py", "tiny_reasoner.py is a script; copy it"),
+    ],
+)
+def test_find_faults(name, message):
+    with pytest.raises(LiteError) as fault:
+        recipes.find(name)
+    assert message in str(fault.value)
+
+
+def test_find_takes_a_path(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("seed: 1")
+    assert recipes.find(str(path)) == path
+
+
+def test_copy_never_writes_over(tmp_path):
+    copied = recipes.copy("quickstart", tmp_path)
+    assert copied == tmp_path / "quickstart.yaml"
+    assert recipe.load(copied) == recipe.load(recipes.find("quickstart"))
+    with pytest.raises(LiteError, match="is there already"):
+        recipes.copy("quickstart", tmp_path)
+    assert recipes.copy("quickstart", tmp_path / "sub" / "mine.yaml").is_file()

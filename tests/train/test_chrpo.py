@@ -1,0 +1,160 @@
+"""CHRPO: grading a rollout, the control term's reach, two real steps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from lite import backend, tokens
+from lite.records import Journal, TeacherRatio, write_records
+from lite.train import checkpoints, chrpo
+
+SECTIONS = """
+sft: {rank: 4, alpha: 8}
+chrpo: {steps: 2, prompts: 2, group: 2, batch_size: 2, max_tokens: 12, save_steps: 1, learning_rate: 0.01}
+"""
+TEACHERS = [
+    TeacherRatio("a", "2 + 3", "5", 0.4, [0, 1, 1, 1, 1], 10.0),
+    TeacherRatio("b", "what is 4 + 4", "8", 0.6),
+]
+
+
+@pytest.mark.parametrize(
+    "text, correct, chosen, realised, has_think",
+    [
+        ("<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{5}", True, 0.4, 0.4, True),
+        ("<think>\nab\n</think>\n\n\\boxed{5}", True, None, 0.2, True),
+        ("<COMP_20>\n\\boxed{5}", True, 0.2, 0.0, False),
+        ("<COMP_20>\n<think>\n\n</think>\n\n\\boxed{5}", True, 0.2, 0.0, False),  # an empty block is none
+        ("<COMP_100>\n<think>\n\\boxed{5}", False, 1.0, 0.9, True),  # cut: all of it counts
+    ],
+)
+def test_judge(model_folder, text, correct, chosen, realised, has_think):
+    rollout, num_tokens = chrpo.judge(text, TEACHERS[0], backend.load_tokenizer(model_folder))
+    assert (rollout.correct, rollout.chosen, rollout.teacher, rollout.has_think) == (
+        correct,
+        chosen,
+        0.4,
+        has_think,
+    )
+    assert rollout.realised == pytest.approx(realised) and num_tokens == round(10 * realised)
+
+
+@pytest.fixture
+def trainer(make_run, tmp_path):
+    run = make_run(SECTIONS)
+    model, tokenizer = backend.load_trainable(
+        run.recipe.model, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0
+    )
+    with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
+        environment = chrpo.Environment(TEACHERS, tokenizer, run.recipe.chrpo, 0, journal)
+        yield chrpo.make_trainer(model, tokenizer, environment, str(tmp_path / "work"))
+
+
+def test_control_term_reaches_only_the_first_output_position(trainer):
+    import torch
+
+    model, tokenizer = trainer.model, trainer.processing_class
+    prompts = [tokens.encode_prompt(tokenizer, teacher.question, tokens.POLICY) for teacher in TEACHERS]
+    width = max(map(len, prompts))
+    order = [0, 1, 0]  # not grouped: TRL shuffles
+    inputs = {
+        "prompt_ids": torch.tensor([[256] * (width - len(prompts[i])) + prompts[i] for i in order]),
+        "prompt_mask": torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in order]),
+        "completion_ids": torch.tensor([[261, 7, 8], [262, 9, 9], [263, 5, 5]]),
+        "ctrl_advantages": torch.tensor([1.0, -2.0, 0.5]),
+    }
+
+    def gradient(**changed):
+        model.zero_grad()
+        loss = trainer.control_term(model, {**inputs, **changed})
+        loss.backward()
+        return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    loss, reference = gradient()
+    # by hand: each prompt alone, unpadded, the log-probability of the first output token at T = 0.7
+    by_hand = 0.0
+    for i, first, advantage in zip(order, (261, 262, 263), (1.0, -2.0, 0.5), strict=True):
+        logits = model(input_ids=torch.tensor([prompts[i]])).logits[0, -1].detach()
+        by_hand -= advantage * torch.log_softmax(logits / 0.7, -1)[first].item() / 3
+    assert loss == pytest.approx(by_hand, abs=1e-4)
+
+    # what follows the first output token makes no difference to loss or gradient; the first token does
+    other_loss, other = gradient(completion_ids=torch.tensor([[261, 1, 1], [262, 2, 2], [263, 3, 3]]))
+    assert other_loss == loss and all(torch.equal(other[name], reference[name]) for name in reference)
+    _, moved = gradient(completion_ids=torch.tensor([[264, 7, 8], [262, 9, 9], [263, 5, 5]]))
+    assert any(not torch.equal(moved[name], reference[name]) for name in reference)
+    # with respect to the logits: only the rows of the last prompt position carry a gradient
+    seen = []
+    head = model.get_output_embeddings()
+    handle = head.register_forward_hook(
+        lambda module, args, output: (output.retain_grad(), seen.append(output))
+    )
+    gradient()
+    handle.remove()
+    assert [tuple(logits.shape) for logits in seen] == [(2, 1, 272)]  # two prompts, one position each
+    assert seen[0].grad.abs().sum() > 0
+
+    assert trainer.control_term(model, {**inputs, "ctrl_advantages": torch.zeros(3)}).item() == 0
+
+
+def test_two_steps(make_run):
+    run = make_run(SECTIONS)
+    model, tokenizer = backend.load_trainable(
+        run.recipe.model, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0
+    )
+    checkpoints.save_adapter(model, tokenizer, run.path("sft", "adapter"))
+    write_records(run.path("probe", "ratios.jsonl"), TEACHERS[:1])  # fewer than prompts in a step
+    main = chrpo.Environment.main
+
+    def cut(self, trainer_state, **arguments):
+        if trainer_state.global_step == 1:
+            raise KeyboardInterrupt
+        return main(self, trainer_state=trainer_state, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(chrpo.Environment, "main", cut)
+        chrpo.run(run)
+    measured = chrpo.run(run)
+    assert measured["steps"] == 2 and measured["problems"] == 1
+    lines = [json.loads(line) for line in run.path("chrpo", "rewards.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2]
+    for line in lines:
+        assert sum(line["chosen"].values()) == 4
+        assert -1 <= line["main"] <= 1 and line["acc"] == 2 * line["accuracy"] - 1
+    backend.load(run.recipe.model, max_tokens=256, adapter=run.path("chrpo", "adapter"))
+    assert not run.path("chrpo", "checkpoints").exists()
+
+
+def test_control_term_teaches_the_choice(make_run, tmp_path, monkeypatch):
+    """Reward one ratio token only: after a few steps it is the likelier one, through the trainer's own loop."""
+    import torch
+
+    from lite.train import rewards
+
+    run = make_run(SECTIONS.replace("steps: 2", "steps: 6").replace("batch_size: 2", "batch_size: 4"))
+    model, tokenizer = backend.load_trainable(
+        run.recipe.model, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0
+    )
+
+    def generate(model, tokenizer, prompts, **_):
+        return [[261 + index % 2, 10, 11] for index in range(len(prompts))]  # <COMP_20>, <COMP_40>, in turn
+
+    def score(rollout, config):
+        return rewards.Rewards(0, 0, 0, 0, main=0.0, ctrl=1.0 if rollout.chosen == 0.4 else 0.0)
+
+    monkeypatch.setattr(backend, "generate", generate)
+    monkeypatch.setattr(rewards, "score", score)
+    ids = torch.tensor([tokens.encode_prompt(tokenizer, TEACHERS[0].question, tokens.POLICY)])
+
+    def preference():
+        with torch.no_grad():
+            logits = backend.last_logits(model, ids, torch.ones_like(ids))[0]
+        return (logits[262] - logits[261]).item()
+
+    before = preference()
+    with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
+        environment = chrpo.Environment(TEACHERS[:1], tokenizer, run.recipe.chrpo, 0, journal)
+        chrpo.make_trainer(model, tokenizer, environment, str(tmp_path / "work")).train()
+    assert preference() > before + 0.1

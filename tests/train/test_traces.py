@@ -1,0 +1,48 @@
+"""Traces: graded, journalled, resumed."""
+
+from __future__ import annotations
+
+import pytest
+
+from lite import backend
+from lite.errors import LiteError
+from lite.records import Problem, Trace, read_records, write_records
+from lite.train import traces
+
+REPLIES = {
+    "one": "<think>\n1 + 1 = 2\n</think>\n\n\\boxed{2}",
+    "two": "<think>\nhm\n</think>\n\n\\boxed{3}",  # wrong
+    "three": "<think>\n\\boxed{2} is what I think",  # never closed
+}
+
+
+def test_only_correct_and_closed_ones_go_on_and_a_cut_run_resumes(make_run, monkeypatch):
+    run = make_run("traces: {batch_size: 1, max_tokens: 50}")
+    write_records(run.path("problems", "train.jsonl"), [Problem(name, name, "2") for name in REPLIES])
+    monkeypatch.setattr(backend, "load", lambda model, **_: (None, backend.load_tokenizer(model)))
+    asked = []
+
+    def generate(model, tokenizer, prompts, **_):
+        if len(asked) == 2 and not interrupted:
+            interrupted.append(True)
+            raise KeyboardInterrupt
+        names = [name for name in REPLIES if f"\n{name}<|im_end|>" in tokenizer.decode(prompts[0])]
+        asked.extend(names)
+        return [tokenizer.encode(REPLIES[names[0]], add_special_tokens=False)]
+
+    interrupted: list[bool] = []
+    monkeypatch.setattr(backend, "generate", generate)
+    with pytest.raises(KeyboardInterrupt):
+        traces.run(run)
+    assert traces.run(run) == {"sampled": 3, "correct": 0.3333, "traces": 1, "think_tokens": 9.0}
+    assert sorted(asked) == ["one", "three", "two"]  # each once
+    assert read_records(run.path("traces", "traces.jsonl"), Trace) == [
+        Trace("one/0", "one", "2", "1 + 1 = 2", "\\boxed{2}")
+    ]
+
+
+def test_no_correct_trace_is_one_clear_line(make_run):
+    run = make_run("traces: {batch_size: 4, max_tokens: 3}")
+    write_records(run.path("problems", "train.jsonl"), [Problem("p", "2 + 3", "5")])
+    with pytest.raises(LiteError, match="none of 1 replies"):
+        traces.run(run)
