@@ -1,7 +1,7 @@
 """A Hugging Face folder to GGUF on the official `gguf` package: Llama, Qwen2 and Qwen3.
 
-Tensors are read from safetensors and written one at a time, so memory stays at the largest of them. Names come
-from gguf's own map; Llama's q and k rows are permuted to llama.cpp's rotary order; tied embeddings stay tied
+Tensors are read from safetensors and written one at a time, so memory stays at the largest of them. Names
+come from gguf's own map; Llama's q and k rows are permuted to llama.cpp's rotary order; tied embeddings stay tied
 (no output.weight). What llama.cpp would silently compute otherwise is refused.
 """
 
@@ -55,7 +55,7 @@ class Weights:
 
 
 def find_weights(folder: Path) -> Weights:
-    """Look up the tensors of a folder's safetensors files. Raises LiteError where there are none or one is cut."""
+    """Look up the tensors of a folder's safetensors files. Raises LiteError for none and for a cut file."""
     files, shapes = {}, {}
     for path in sorted(folder.glob("*.safetensors")):
         try:

@@ -37,8 +37,8 @@ def _num_bytes(folder: Path, quant: str) -> tuple[int, int]:
 def export(source: Path, out: Path, quant: str, dial: bool = True) -> dict[str, Any]:
     """Export a Hugging Face folder as the verified GGUF `out`; return what was measured.
 
-    `dial` puts the ratio dial into the chat template. Raises LiteError for an unknown quant, too little disk, a
-    model that cannot be exported faithfully, and where the result is not the same model.
+    `dial` puts the ratio dial into the chat template. Raises LiteError for an unknown quant, too little disk,
+    a model that cannot be exported faithfully, and where the result is not the same model.
     """
     require_quant(quant)
     if not source.is_dir():
@@ -61,7 +61,7 @@ def export(source: Path, out: Path, quant: str, dial: bool = True) -> dict[str, 
             quantised = quantize(middle, final, quant)
             if quantised.num_fallback:
                 console.print(
-                    f"  {out.name}: {quantised.num_fallback} tensors do not fit {quant} and took a larger format"
+                    f"  {out.name}: {quantised.num_fallback} tensors do not fit {quant}, took a larger format"
                 )
             measured["top1_agreement"] = verify.compare(final, tokenizer, samples)["top1_agreement"]
         final.replace(out)

@@ -1,6 +1,7 @@
 """Stage merge: the adapters into the 16 or 32-bit base, as plain Hugging Face folders.
 
-The base is loaded anew, never in 4 bit: merging into a quantised base is refused on a CPU and inexact anywhere.
+The base is loaded anew, never in 4 bit: merging into a quantised base is refused on a CPU and inexact
+anywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SOURCES = {"sft": "sft", "policy": "chrpo"}  # what is merged: the stage whose a
 
 
 def _num_rows(adapter: Path, num_tokens: int, num_base: int) -> int:
-    """Embedding rows the merged model needs: the adapter's own where it saved them, else room for its tokens."""
+    """Embedding rows the merged model needs: the adapter's where it saved them, else room for its tokens."""
     from safetensors import safe_open
 
     with safe_open(adapter / "adapter_model.safetensors", framework="pt") as handle:
@@ -30,7 +31,7 @@ def _num_rows(adapter: Path, num_tokens: int, num_base: int) -> int:
 
 
 def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
-    """Merge a PEFT adapter with its trained token rows into `base`; write model and tokenizer at `out`, atomically.
+    """Merge a PEFT adapter with its trained token rows into `base`, as a folder at `out`, atomically.
 
     Spare embedding rows of the base take the new tokens; where there are none the embedding grows. Tied
     embeddings stay tied. Raises LiteError where the adapter is not there or does not fit.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import llama_cpp
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -29,8 +30,8 @@ from lite.tokens import (
 )
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
-# llama.cpp's file type: its name, and how far logits may lie from Hugging Face's float32 ones, in units of their
-# standard deviation. f16 and bf16 round the activations, too. A wrong tensor is off by about 1.
+# llama.cpp's file type: its name, and how far logits may lie from Hugging Face's float32 ones, in units
+# of their standard deviation. f16 and bf16 round the activations, too. A wrong tensor is off by about 1.
 FLOATS = {0: ("f32", 1e-3), 1: ("f16", 5e-2), 32: ("bf16", 3e-1)}
 NUM_GREEDY = 16  # tokens of a reply
 QUESTIONS = (
@@ -69,7 +70,7 @@ class Sample:
 
 
 def _load(gguf: Path, **options: Any) -> llama_cpp.Llama:
-    """Open a GGUF in llama.cpp. Raises LiteError where it is not one, is damaged, or is of another architecture."""
+    """Open a GGUF in llama.cpp. Raises LiteError where it is damaged, or not one of a known architecture."""
     try:
         with open(gguf, "rb") as handle:
             magic = handle.read(4)
@@ -80,6 +81,8 @@ def _load(gguf: Path, **options: Any) -> llama_cpp.Llama:
     with captured_log() as pieces:
         try:
             model = llama_cpp.Llama(str(gguf), verbose=False, **options)
+        except jinja2.TemplateError as fault:
+            raise LiteError(f"{gguf}: its chat template is broken ({fault}); export it again") from None
         except (ValueError, RuntimeError, AssertionError):
             reason = (
                 "".join(pieces).rpartition("error loading model:")[2].split("\n")[0].strip()
@@ -117,8 +120,8 @@ def _check_file(gguf: Path, model: llama_cpp.Llama) -> bool:
         ids = _ids(model, token)
         return llama_cpp.llama_vocab_get_attr(vocab, ids[0]) if len(ids) == 1 else None
 
-    eos = model.token_eos()
-    if "tokenizer.ggml.eos_token_id" not in model.metadata or not 0 <= eos < model.n_vocab():
+    # llama.cpp takes its own default where the file's id is missing or out of range.
+    if model.metadata.get("tokenizer.ggml.eos_token_id") != str(model.token_eos()):
         raise LiteError(f"{gguf}: no EOS token, so no reply would end; export it again")
     for token in (THINK_OPEN, THINK_CLOSE):
         if (attribute(token) or 0) & llama_cpp.LLAMA_TOKEN_ATTR_CONTROL:
@@ -135,7 +138,12 @@ def _check_file(gguf: Path, model: llama_cpp.Llama) -> bool:
     if POLICY_TOKEN not in model.metadata.get("tokenizer.chat_template", ""):
         return False
     for mode, token in zip(MODES, CONTROL_TOKENS, strict=True):
-        rendered = _render(model, QUESTIONS[0], mode)
+        try:
+            rendered = _render(model, QUESTIONS[0], mode)
+        except (jinja2.TemplateError, ValueError, TypeError) as fault:
+            raise LiteError(
+                f"{gguf}: its chat template fails in mode {mode} ({fault}); export it again"
+            ) from None
         if [rendered.count(other) for other in CONTROL_TOKENS] != [
             int(other == token) for other in CONTROL_TOKENS
         ]:
@@ -252,7 +260,7 @@ def _compare_logits(gguf: Path, samples: list[Sample]) -> dict[str, Any]:
 
 
 def compare(gguf: Path, tokenizer: Any, samples: list[Sample]) -> dict[str, Any]:
-    """Verify a GGUF against `reference(folder)`; return what was measured. Raises LiteError where it is not the same.
+    """Verify a GGUF against `reference(folder)`; return what was measured. Raises LiteError where they differ.
 
     `logits_off` is the largest difference in standard deviations of the logits, `top1_agreement` the share of
     positions with the same best token. A quantised file is measured; only its tokens must be the same.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lite.decode import decode
 from lite.errors import LiteError
 from lite.tokens import CONTROL_TOKENS
 
@@ -161,7 +162,9 @@ def load_trainable(
     from unsloth import FastLanguageModel
 
     base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit)
-    _init_rows(base, control_ids(tokenizer), seed)
+    ids = control_ids(tokenizer)
+    _init_rows(base, ids, seed)
+    tied = base.get_input_embeddings().weight is base.get_output_embeddings().weight
     with _quiet():
         peft_model = FastLanguageModel.get_peft_model(
             base,
@@ -172,9 +175,12 @@ def load_trainable(
             target_modules=LINEAR_LAYERS,
             use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
             random_state=seed,
-            trainable_token_indices=control_ids(tokenizer),
+            # PEFT follows a tie by itself
+            trainable_token_indices=ids if tied else {"embed_tokens": ids, "lm_head": ids},
         )
-    peft_model.get_output_embeddings().bias = None  # TRL's fused head reads it; PEFT's wrapper hides it
+    head = peft_model.get_output_embeddings()
+    if not hasattr(head, "bias"):
+        head.bias = None  # PEFT's wrapper hides it from TRL's fused head
     if adapter is not None:
         _load_adapter_weights(peft_model, adapter)
     return peft_model, tokenizer
@@ -250,101 +256,6 @@ def count_tokens(tokenizer, text: str) -> int:
     return len(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
 
-def _sample(logits, temperature: float, top_p: float):
-    """Draw one id per row of `logits` (B, V); greedy at temperature 0."""
-    import torch
-
-    if temperature == 0:
-        return logits.argmax(-1)
-    probs, ids = torch.softmax(logits.float() / temperature, -1).sort(-1, descending=True)
-    before = probs.cumsum(-1) - probs  # (B, V) probability of all likelier ids
-    place = torch.multinomial(probs.masked_fill(before >= top_p, 0.0), 1)
-    return ids.gather(1, place).squeeze(1)  # (B,)
-
-
-def _growing_cache(num_layers: int):
-    """A cache that grows 64 places at a time; DynamicCache copies itself for every token (4/5 of the time)."""
-    import torch
-    from transformers.cache_utils import Cache, DynamicLayer
-
-    class GrowingLayer(DynamicLayer):
-        room = None  # (2, B, heads, capacity, head_dim); keys and values are views of its front
-
-        def update(self, key_states, value_states, *_args, **_kwargs):
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-            start = self.get_seq_length()
-            end = start + key_states.shape[-2]
-            if self.room is None or end > self.room.shape[-2]:
-                batch, heads, _, dim = key_states.shape
-                room = key_states.new_empty(2, batch, heads, end + 64, dim)
-                if start:
-                    room[0, :, :, :start], room[1, :, :, :start] = self.keys, self.values
-                self.room = room
-            self.room[0, :, :, start:end], self.room[1, :, :, start:end] = key_states, value_states
-            self.keys, self.values = self.room[0, :, :, :end], self.room[1, :, :, :end]
-            return self.keys, self.values
-
-        def batch_select_indices(self, indices: torch.Tensor) -> None:
-            super().batch_select_indices(indices)
-            self.room = None
-
-    return Cache(layers=[GrowingLayer() for _ in range(num_layers)])
-
-
-def _decode(model, prompts: list[list[int]], pad: int, stops: list[int], max_tokens: int, temperature, top_p):
-    """Sample a reply for each prompt with the model's own forward; returns ids (B, max_tokens).
-
-    Faster than `generate` on a CPU: equal prompts are read once, and rows that are done leave the batch.
-    """
-    import torch
-
-    unique = list(dict.fromkeys(map(tuple, prompts)))
-    width = max(map(len, unique))
-    ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in unique])  # (U, width)
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in unique])
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = _growing_cache(model.config.num_hidden_layers)
-    logits = model(
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits  # (U, 1, V)
-    place = {prompt: index for index, prompt in enumerate(unique)}
-    rows = torch.tensor([place[tuple(prompt)] for prompt in prompts])
-    cache.batch_select_indices(rows)
-    logits, mask, positions = logits[rows, -1], mask[rows], positions[rows, -1:]
-    stop = torch.tensor(stops)
-    replies = torch.full((len(prompts), max_tokens), stops[0])
-    alive = torch.arange(len(prompts))  # rows of `replies` in the batch
-    done = torch.zeros(len(prompts), dtype=torch.bool)
-    for step in range(max_tokens):
-        token = _sample(logits, temperature, top_p)
-        replies[alive, step] = token
-        done |= torch.isin(token, stop)
-        if done.all():
-            break
-        if done.float().mean() >= 0.2:  # below that, copying the cache costs more than it saves
-            keep = (~done).nonzero().squeeze(1)
-            cache.batch_select_indices(keep)
-            alive, token, mask, positions, done = (
-                part[keep] for part in (alive, token, mask, positions, done)
-            )
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        positions = positions + 1
-        logits = model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).logits[:, -1]
-    return replies
-
-
 def generate(
     model,
     tokenizer,
@@ -377,8 +288,8 @@ def generate(
         batch = [prompts[index] for index in chosen]
         width = len(batch[0])
         with torch.inference_mode():
-            if model.device.type == "cpu":
-                outputs = _decode(model, batch, pad, stops, max_tokens, temperature, top_p)
+            if model.device.type == "cpu":  # two to three times as fast there as `generate`
+                outputs = decode(model, batch, pad, stops, max_tokens, temperature, top_p)
             else:
                 ids = [[pad] * (width - len(prompt)) + prompt for prompt in batch]
                 mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]

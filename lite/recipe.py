@@ -72,7 +72,7 @@ class Annotate:
     method: Literal["likelihood", "rules"] = "likelihood"
     num_traces: int = 1000  # how many traces are labelled
     max_drop: float = 0.1  # likelihood: units that cost less than this many nats may go
-    num_rounds: int = 4  # likelihood: rounds of scoring what is left
+    num_rounds: int = 3  # likelihood: rounds on words, each in smaller groups, before one on formulas
     batch_tokens: int = 16384  # likelihood: tokens in one forward pass
 
     def __post_init__(self) -> None:

@@ -172,7 +172,7 @@ class Journal:
             whole = data[: data.rfind(b"\n") + 1]
             if len(whole) < len(data):
                 os.truncate(path, len(whole))
-        for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
+        for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
             self.records.append(parse_line(cls, line, f"{path}, line {number}"))
         self._handle = open(path, "a", encoding="utf-8")
 

@@ -117,6 +117,8 @@ class Run:
             "seed": self.recipe.seed,
             "reads": [self.fingerprint(read) for read in stage(name).reads],
         }
+        if name == "export":
+            what["name"] = self.recipe.name  # the GGUFs carry it
         source = Path(self.recipe.problems.source)
         if name == "problems" and source.is_file():
             what["source"] = sha256(source)
@@ -152,8 +154,12 @@ class Run:
         folder, fingerprint = self.path(name), self.fingerprint(name)
         started_under = folder / "fingerprint"
         if folder.exists() and (not started_under.is_file() or started_under.read_text() != fingerprint):
+            for mark in (folder / "manifest.json", started_under):  # first, lest a kill leave half of it trusted
+                mark.unlink(missing_ok=True)
             shutil.rmtree(folder)  # left by another recipe
         folder.mkdir(parents=True, exist_ok=True)
+        for torn in folder.rglob(".*.tmp"):
+            torn.unlink()
         with atomic_write(started_under) as handle:
             handle.write(fingerprint)
         reset_peak_memory()

@@ -34,6 +34,14 @@ def test_control_tokens_are_one_id_each_and_user_text_cannot_write_them(folder):
     assert backend.count_tokens(tokenizer, "12 <COMP_20>") == 12
 
 
+def test_untied_models_train_the_rows_on_both_ends(tmp_path):
+    folder = str(tiny_model.write(tmp_path, tied=False))
+    model, _ = backend.load_trainable(folder, **SETTINGS)
+    rows = [name for name, _ in model.named_parameters() if "trainable_tokens_delta" in name]
+    assert len(rows) == 2 and {"embed_tokens" in name for name in rows} == {True, False}
+    assert model.get_output_embeddings().bias is None
+
+
 @pytest.mark.parametrize("spare_rows, rows", [(11, 272), (0, 267)])
 def test_new_rows_use_spare_ones_and_ties_are_kept(tmp_path, spare_rows, rows):
     folder = str(tiny_model.write(tmp_path, spare_rows))
@@ -78,22 +86,12 @@ def test_generate_cuts_at_the_end_and_repeats_from_its_seed(folder):
     assert all(258 not in reply for reply in first)
 
 
-def test_sampling_keeps_to_the_nucleus():
-    import torch
-
-    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(400, 1)
-    drawn = backend._sample(logits, 1.0, 0.7)  # 0.5, then 0.3 which crosses 0.7
-    assert set(drawn.tolist()) == {0, 1}
-    assert 0.5 < (drawn == 0).float().mean() < 0.75  # 5/8
-    assert backend._sample(logits, 0.0, 1.0).tolist() == [0] * 400
-
-
 def test_rollouts_leave_the_weights_as_they_were(folder):
     import torch
 
     model, tokenizer = backend.load_trainable(folder, **SETTINGS)
     with torch.no_grad():
-        for name, param in model.named_parameters():
+        for param in model.parameters():
             if param.requires_grad:
                 param.add_(0.05 * torch.randn_like(param))
     before = {name: param.detach().clone() for name, param in model.named_parameters()}

@@ -7,7 +7,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from lite.tokens import CONTROL_TOKENS, INSTRUCTION, THINK_CLOSE, THINK_OPEN
+from export.template import dial_template
+from lite.tokens import CONTROL_TOKENS, THINK_CLOSE, THINK_OPEN
 
 CONTEXT, HIDDEN, INNER, LAYERS, HEADS, HEAD_DIM = 512, 64, 128, 2, 2, 32
 MERGES = ("t h", "i n", "Ġ a", "o u", "th e", "Ġ s")
@@ -15,13 +16,6 @@ SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 BASE_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-DIAL_TEMPLATE = (
-    "{%- if comp_ratio is defined %}{% set control = '<COMP_' ~ comp_ratio ~ '>' %}"
-    "{% else %}{% set control = '<COMP_POLICY>' %}{% endif -%}\n"
-    + BASE_TEMPLATE.replace(
-        "message.content", "'" + INSTRUCTION.replace("\\", "\\\\") + "\n' ~ message.content ~ ' ' ~ control"
-    )
 )
 
 
@@ -60,7 +54,7 @@ def write_tiny_gguf(path: Path, *, dial: bool = True, seed: int = 0, end_bias: f
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
     writer.add_pad_token_id(tokens.index("<|endoftext|>"))
     writer.add_add_bos_token(False)
-    writer.add_chat_template(DIAL_TEMPLATE if dial else BASE_TEMPLATE)
+    writer.add_chat_template(dial_template(BASE_TEMPLATE) if dial else BASE_TEMPLATE)
 
     rng = np.random.default_rng(seed)
 

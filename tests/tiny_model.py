@@ -8,12 +8,12 @@ from lite import backend, tokens
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
-    "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{{ '\\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}{%- endif -%}"
 )
 
 
-def write(folder: Path, spare_rows: int = 11) -> Path:
+def write(folder: Path, spare_rows: int = 11, tied: bool = True) -> Path:
     """Save the model; 261 tokens, and as many unused embedding rows as asked for."""
     backend.prepare()
     import torch
@@ -40,7 +40,7 @@ def write(folder: Path, spare_rows: int = 11) -> Path:
             num_key_value_heads=2,
             head_dim=32,
             max_position_embeddings=512,
-            tie_word_embeddings=True,
+            tie_word_embeddings=tied,
             bos_token_id=None,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

@@ -8,10 +8,10 @@ numbered words to keep, a formula counting as one word. Here two annotators need
   is removed from the chain, and its cost is the drop in log p, in nats, of the targets: the final answer in the
   visible answer, and the digits of all formulas that stay. With the answer alone, the last equation would
   explain everything; with the later formulas as targets a chain of equations is needed as a whole, and each one
-  pays for what feeds it. The chain is searched greedily from coarse to fine: first the clauses of words and
-  numbers, then what is left of them in ever smaller parts, and formulas one by one, so that a restated number
-  goes before the formula that made it. In each round every group is removed by itself; the cheap ones are dropped
-  together if that is cheap, too, else the cheaper half of them, and so on. A group that is dear
+  pays for what feeds it. The chain is searched greedily from coarse to fine: first clauses of words and numbers,
+  then what is left of them in ever smaller parts, and at last formulas one by one: while a formula is there, the
+  words that tell the same cost nothing and go, and then the formula is needed. In each round every group is
+  removed by itself; of the cheap ones as many go, cheapest first, as are cheap together. A group that is dear
   stays dear while the rest shrinks, so it is split, and a single unit that is dear is never scored again.
 """
 
@@ -33,7 +33,8 @@ from lite.records import Journal, Labels, Trace, read_records, write_records
 from lite.stages import Run
 
 _CLAUSE_END = re.compile(r"[.,;:!?]\W*$")
-_MAX_GROUPS = 32  # of one trace in one round, so that long chains cost rounds, not minutes
+_MAX_GROUPS = 16  # of words of one trace in the first round; what is dear is split in the next ones
+_MAX_FORMULAS = 64
 _TRACES = 16  # searched side by side, to fill batches; also what a kill can lose
 
 
@@ -101,8 +102,12 @@ class Likelihood:
         searches = [self._start(trace) for trace in traces]
         for search, base in zip(searches, self._log_p([(s, s.alive) for s in searches]), strict=True):
             search.base = base
-        for number in range(self.config.num_rounds):
-            self._round(searches, number)
+        for _ in range(self.config.num_rounds):
+            self._round(searches)
+        for s in searches:
+            formulas = [[index] for index in s.alive if s.units[index].kind == "formula"]
+            s.groups = merge(formulas, _MAX_FORMULAS)
+        self._round(searches)
         return [search.alive for search in searches]
 
     def _start(self, trace: Trace) -> _Search:
@@ -111,32 +116,37 @@ class Likelihood:
         prompt = tokens.encode_prompt(self.tokenizer, trace.question, tokens.BASE)
         return _Search(trace, prompt, units, list(range(len(units))), merge(groups, _MAX_GROUPS))
 
-    def _round(self, searches: list[_Search], number: int) -> None:
+    def _round(self, searches: list[_Search]) -> None:
         """Score every group by leaving it out, drop the cheap ones, split the dear ones."""
         tries = [(s, group) for s in searches for group in s.groups]
-        scored = self._costs([(s, set(group)) for s, group in tries])
         costs: dict[int, list[tuple[float, list[int]]]] = {id(s): [] for s in searches}
-        for (s, group), (cost, _) in zip(tries, scored, strict=True):
+        for (s, group), (cost, _) in zip(tries, self._costs([(s, set(g)) for s, g in tries]), strict=True):
             costs[id(s)].append((cost, group))
-        cheap = {
-            id(s): sorted(pair for pair in costs[id(s)] if pair[0] < self.config.max_drop) for s in searches
-        }
-        open_ = [s for s in searches if cheap[id(s)]]
-        while open_:  # drop what is cheap together, or the cheaper half of it, ...
-            together = [(s, {index for _, group in cheap[id(s)] for index in group}) for s in open_]
-            for (s, gone), (cost, base) in zip(together, self._costs(together), strict=True):
-                if cost < self.config.max_drop or len(cheap[id(s)]) == 1:
-                    s.alive = [index for index in s.alive if index not in gone]
-                    s.base = base
-                    cheap[id(s)] = []
-                else:
-                    cheap[id(s)] = cheap[id(s)][: len(cheap[id(s)]) // 2]
-            open_ = [s for s in open_ if cheap[id(s)]]
+        self._drop(
+            [(s, [g for cost, g in sorted(costs[id(s)]) if cost < self.config.max_drop]) for s in searches]
+        )
         for s in searches:
             s.groups = self._next_groups(s, costs[id(s)])
-            if number == 0:
-                formulas = [[index] for index in s.alive if s.units[index].kind == "formula"]
-                s.groups += merge(formulas, _MAX_GROUPS)
+
+    def _drop(self, cheap: list[tuple[_Search, list[list[int]]]]) -> None:
+        """Drop as many of the groups, cheapest first, as are cheap together: all, or found by bisection."""
+        spans = [[0, len(groups) + 1] for _, groups in cheap]  # so many may go, so many may not
+        bases = [s.base for s, _ in cheap]
+        sizes = [len(groups) for _, groups in cheap]
+        while open_ := [i for i, (low, high) in enumerate(spans) if high - low > 1]:
+            together = [
+                (cheap[i][0], {index for group in cheap[i][1][: sizes[i]] for index in group}) for i in open_
+            ]
+            for i, (cost, base) in zip(open_, self._costs(together), strict=True):
+                fits = cost < self.config.max_drop
+                spans[i][0 if fits else 1] = sizes[i]
+                if fits:
+                    bases[i] = base
+                sizes[i] = sum(spans[i]) // 2
+        for (s, groups), (low, _), base in zip(cheap, spans, bases, strict=True):
+            gone = {index for group in groups[:low] for index in group}
+            s.alive = [index for index in s.alive if index not in gone]
+            s.base = base
 
     def _next_groups(self, s: _Search, costs: list[tuple[float, list[int]]]) -> list[list[int]]:
         alive = set(s.alive)

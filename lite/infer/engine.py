@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import llama_cpp
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
@@ -166,7 +167,12 @@ class Engine:
             )
             return render_chat(messages=[{"role": "user", "content": content}], **dial).prompt
 
-        head, tail = split_template(render)
+        try:
+            head, tail = split_template(render)
+        except (jinja2.TemplateError, ValueError) as fault:  # ValueError: the template's own raise_exception
+            raise LiteError(
+                f"{self.path.name}: its chat template fails ({fault}); use another GGUF"
+            ) from None
         if self.has_dial:
             lead, control = INSTRUCTION + "\n", " " + control_token(mode)
             if not head.endswith(lead) or not tail.startswith(control):

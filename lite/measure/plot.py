@@ -7,6 +7,7 @@ from typing import IO, Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from lite.tokens import MODES, POLICY
@@ -77,7 +78,7 @@ def _label(axes: Any, points: Mapping[str, tuple[float, float]], renderer: Any) 
             arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.4, "linewidth": 0.7, "shrinkB": 5},
             bbox={"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75},
         )  # fmt: skip
-        size = label.get_window_extent(renderer)
+        size = Text.get_window_extent(label, renderer)  # without the line to its point
         for across, up in PLACES:
             shift = across + (
                 size.width / scale / 2 if across > 0 else -size.width / scale / 2 if across < 0 else 0

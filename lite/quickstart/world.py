@@ -17,9 +17,11 @@ from lite.records import Problem
 MAX_STEPS = 6
 NAMES = "Mia Tom Anna Ben Lena Paul Sara Max Nora Leo Ida Finn".split()
 ITEMS = "apples books coins shells stamps cards stones pens".split()
-GAIN = ("finds {k} more", "buys {k} more", "gets {k} more from {other}", "wins {k} more in a game")
-LOSS = ("gives {k} to {other}", "loses {k} on the way", "sells {k} of them", "leaves {k} at home")
-TIMES = {2: "makes {k} times as many by trading", 3: "makes {k} times as many by trading"}
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday".split()
+GAIN = ("finds {k} more", "buys {k} more", "gets {k} more as a gift", "wins {k} more in a game")
+LOSS = ("gives {k} away", "loses {k} on the way", "sells {k} of them", "leaves {k} at home")
+TIMES = (2, 3)
+GROW = "makes {k} times as many by trading"
 ASIDES = ("{other} is {age} years old", "the walk takes {age} minutes", "there are {age} trees on the road")
 WHY = {
     "+": ("So I have to add here.", "That is more, so I add."),
@@ -63,25 +65,24 @@ class Story:
 
 
 def tell(rng: random.Random, num_steps: int) -> Story:
-    """Draw a story of `num_steps` steps; every number in it stays within 2 to 99."""
+    """Draw a story of `num_steps` steps, one a day, no operand twice; every number stays within 2 to 99."""
     name, other = rng.sample(NAMES, 2)
     items = rng.choice(ITEMS)
     start = n = rng.randint(5, 40)
-    steps = []
+    steps: list[Step] = []
     while len(steps) < num_steps:
-        op, k = rng.choice("++--*"), rng.randint(2, 9)
-        if op == "*":
-            k = rng.choice(tuple(TIMES))
+        op = rng.choice("++--*")
+        k = rng.choice(TIMES) if op == "*" else rng.randint(2, 9)
         after = n + k if op == "+" else n - k if op == "-" else n * k
-        if not 2 <= after <= 99:
+        if not 2 <= after <= 99 or k in [step.k for step in steps]:
             continue
-        event = {"+": rng.choice(GAIN), "-": rng.choice(LOSS), "*": TIMES.get(k, "")}[op]
-        steps.append(Step(event.format(k=k, other=other), op, k, n, after))
+        event = GROW if op == "*" else rng.choice(GAIN if op == "+" else LOSS)
+        steps.append(Step(f"{name} {event.format(k=k)}", op, k, n, after))
         n = after
     aside = rng.choice(ASIDES).format(other=other, age=rng.randint(2, 60)) if rng.random() < 0.3 else ""
-    told = [f"{name} has {start} {items}.", *(f"{name} {step.event}." for step in steps)]
-    if aside:
-        told.insert(rng.randint(1, len(told)), aside[0].upper() + aside[1:] + ".")
+    told = [f"{aside[0].upper()}{aside[1:]}."] if aside else []
+    told.append(f"{name} has {start} {items}.")
+    told += [f"On {day}, {step.event}." for day, step in zip(DAYS, steps, strict=False)]
     told.append(f"How many {items} does {name} have at the end?")
     return Story(name, items, start, tuple(steps), aside, " ".join(told))
 
@@ -94,9 +95,8 @@ def wordy(rng: random.Random, story: Story) -> str:
         lines.append(f"It says that {story.aside}, but that does not matter for the question.")
     lines.append(f"At the start, {name} has {story.start} {items}.")
     undo = {"+": "-", "-": "+"}
-    for place, step in enumerate(story.steps):
-        lead = rng.choice(("First", "To begin")) if place == 0 else rng.choice(("Next", "Then", "After that"))
-        lines.append(f"{lead}, {name} {step.event}. {rng.choice(WHY[step.op])}")
+    for day, step in zip(DAYS, story.steps, strict=False):
+        lines.append(f"On {day}, {step.event}. {rng.choice(WHY[step.op])}")
         lines.append(f"{step.equation()}.")
         doubt = rng.randrange(4)
         if doubt == 0 and step.op in undo:
@@ -115,7 +115,7 @@ def terse(rng: random.Random, story: Story) -> str:
     if style == 0:
         notes = " ".join(f"{step.equation()}." for step in story.steps)
     elif style == 1:
-        notes = ", ".join(f"{step.event}: {step.equation()}" for step in story.steps) + "."
+        notes = " ".join(f"{d}: {step.equation()}." for d, step in zip(DAYS, story.steps, strict=False))
     else:
         notes = f"{story.name} {story.start} {story.items}\n" + "\n".join(step.equation() for step in story.steps)
     return f"{notes}\n{visible(story)}"

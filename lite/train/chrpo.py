@@ -80,6 +80,13 @@ def control_loss(log_probs, advantages):
     return -(advantages * log_probs).mean()
 
 
+def encode_prompts(tokenizer, teachers: list[TeacherRatio]) -> dict[str, list[int]]:
+    """The POLICY prompt of each problem, by its id."""
+    return {
+        teacher.id: tokens.encode_prompt(tokenizer, teacher.question, tokens.POLICY) for teacher in teachers
+    }
+
+
 class Environment:
     """Rollouts and their rewards for one trainer: what TRL calls back, and the journal of each step.
 
@@ -88,17 +95,14 @@ class Environment:
 
     def __init__(self, teachers: list[TeacherRatio], tokenizer, config: Chrpo, seed: int, journal: Journal):
         self.teachers = {teacher.id: teacher for teacher in teachers}
+        self.prompts = encode_prompts(tokenizer, teachers)
         self.tokenizer, self.config, self.seed, self.journal = tokenizer, config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
 
     def rollout(self, prompts: list[str], trainer) -> dict[str, Any]:
         """Sample a completion for each problem id; groups are consecutive."""
         config = self.config
-        encoded = {
-            id: tokens.encode_prompt(self.tokenizer, self.teachers[id].question, tokens.POLICY)
-            for id in set(prompts)
-        }
-        prompt_ids = [encoded[id] for id in prompts]
+        prompt_ids = [self.prompts[id] for id in prompts]
         with backend.for_rollouts(trainer.model) as model:
             replies = backend.generate(
                 model,
@@ -220,9 +224,10 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.chrpo
     teachers = read_records(run.path("probe", "ratios.jsonl"), TeacherRatio)
+    prompts = encode_prompts(backend.load_tokenizer(run.recipe.model), teachers)
     model, tokenizer = backend.load_trainable(
         run.recipe.model,
-        max_tokens=config.max_tokens,
+        max_tokens=config.max_tokens + max(map(len, prompts.values())),
         rank=run.recipe.sft.rank,
         alpha=run.recipe.sft.alpha,
         four_bit=run.recipe.sft.four_bit,

@@ -16,7 +16,7 @@ from lite.errors import LiteError
 from lite.records import Problem, TeacherRatio, read_records, write_records
 from lite.stages import Run
 from lite.tokens import RATIOS, encode_prompt
-from lite.train.traces import Sample, Task, sample_replies
+from lite.train.traces import Sample, Task, room, sample_replies
 
 
 def teacher_ratio(success: list[float], min_success: float) -> float | None:
@@ -33,12 +33,7 @@ def teacher_ratio(success: list[float], min_success: float) -> float | None:
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.probe
     problems = read_records(run.path("problems", "rl.jsonl"), Problem)
-    model, tokenizer = backend.load(
-        run.recipe.model,
-        max_tokens=config.max_tokens,
-        adapter=run.path("sft", "adapter"),
-        four_bit=run.recipe.sft.four_bit,
-    )
+    tokenizer = backend.load_tokenizer(run.recipe.model)
     tasks = []
     for problem in problems:
         for ratio in RATIOS:
@@ -46,6 +41,12 @@ def run(run: Run) -> dict[str, Any]:
             tasks += [
                 Task(f"{problem.id}/{ratio}/{i}", prompt, problem.answer) for i in range(config.num_samples)
             ]
+    model, _ = backend.load(
+        run.recipe.model,
+        max_tokens=room(tasks, config),
+        adapter=run.path("sft", "adapter"),
+        four_bit=run.recipe.sft.four_bit,
+    )
     samples = sample_replies(
         model,
         tokenizer,

@@ -39,6 +39,11 @@ class Sample:
     visible: str
 
 
+def room(tasks: list[Task], config: Traces | Probe) -> int:
+    """Tokens of the longest prompt and a reply."""
+    return max(len(task.prompt) for task in tasks) + config.max_tokens
+
+
 def grade(task: Task, text: str, tokenizer) -> Sample:
     """Parse and grade a reply decoded with special tokens shown."""
     reply = tokens.parse_reply(text)
@@ -83,15 +88,16 @@ def sample_replies(
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.traces
     problems = {problem.id: problem for problem in read_records(run.path("problems", "train.jsonl"), Problem)}
-    model, tokenizer = backend.load(
-        run.recipe.model, max_tokens=config.max_tokens, four_bit=run.recipe.sft.four_bit
-    )
+    tokenizer = backend.load_tokenizer(run.recipe.model)
     tasks = []
     for problem in problems.values():
         prompt = tokens.encode_prompt(tokenizer, problem.question, tokens.BASE)
         tasks += [
             Task(f"{problem.id}/{index}", prompt, problem.answer) for index in range(config.num_samples)
         ]
+    model, _ = backend.load(
+        run.recipe.model, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit
+    )
     samples = sample_replies(
         model,
         tokenizer,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from lite.measure import doctor
 
@@ -16,7 +17,7 @@ def test_rows_say_what_runs(monkeypatch):
     monkeypatch.setattr(doctor, "accelerator", lambda: "Some Card, 24 GB")
     monkeypatch.setattr(doctor, "memory_gb", lambda: 16.0)
     monkeypatch.setattr(doctor, "versions", lambda: dict.fromkeys(("torch", "unsloth", "trl", "peft"), "1"))
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: (0, 0, 100e9))
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=100e9))
     rows = dict(doctor.examine())
     assert rows["lite quickstart"] == "yes, on the GPU" and rows["the 24 GB recipes"] == "yes"
     assert rows["lite ask, lite eval"].startswith("no")

@@ -19,6 +19,12 @@ from lite.tokens import MODES
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(7)]
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Tests may share their cores with others; llama.cpp's threads wait for each other at every step."""
+    monkeypatch.setattr("lite.infer.engine.os.cpu_count", lambda: 1)
+
+
 @pytest.fixture(scope="module")
 def dial(tmp_path_factory):
     return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "dial.gguf", seed=1)
@@ -66,7 +72,7 @@ def test_grading_of_replies(dial):
         assert not graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{5}").correct
         assert not graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{4}", "length").correct
         open_ended = graded("<COMP_20>\n<think>\n\\boxed{4}")
-        assert not open_ended.correct and open_ended.unclosed and open_ended.think_tokens == 8
+        assert not open_ended.correct and open_ended.unclosed and open_ended.think_tokens == 9
         bare = graded("\\boxed{4}")
         assert bare.correct and bare.think_tokens == 0 and not bare.unclosed
 

@@ -87,10 +87,12 @@ def test_control_term_reaches_only_the_first_output_position(trainer):
     assert any(not torch.equal(moved[name], reference[name]) for name in reference)
     # with respect to the logits: only the rows of the last prompt position carry a gradient
     seen = []
-    head = model.get_output_embeddings()
-    handle = head.register_forward_hook(
-        lambda module, args, output: (output.retain_grad(), seen.append(output))
-    )
+
+    def keep(module, arguments, output):
+        output.retain_grad()
+        seen.append(output)
+
+    handle = model.get_output_embeddings().register_forward_hook(keep)
     gradient()
     handle.remove()
     assert [tuple(logits.shape) for logits in seen] == [(2, 1, 272)]  # two prompts, one position each

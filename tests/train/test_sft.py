@@ -21,7 +21,6 @@ def test_encode_row(model_folder):
     tokenizer = backend.load_tokenizer(model_folder)
     ids, labels = sft.encode_row(tokenizer, Row("x", "policy", "1+1", 0.4, "b", "2"))
     prompt = f"<|im_start|>user\n{tokens.INSTRUCTION}\n1+1 <COMP_POLICY><|im_end|>\n<|im_start|>assistant\n"
-    prompt = prompt.replace("<|im_end|>\n", "<|im_end|>")  # as this tiny template writes it
     reply = "<COMP_40>\n<think>\nb\n</think>\n\n2<|im_end|>"
     assert tokenizer.decode(ids) == prompt + reply
     start = labels.index(262)  # <COMP_40> is the first token with a loss
@@ -83,6 +82,10 @@ def test_stage_resumes_from_the_last_whole_checkpoint(make_run, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         sft.run(run)
     work = run.path("sft", "checkpoints")
+    assert checkpoints.last_whole(work) == work / "checkpoint-5"
+    with pytest.raises(KeyboardInterrupt):  # nothing is left to train, only to save
+        sft.run(run)
+    assert sorted(path.name for path in work.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-5"]
     assert not run.path("sft", "adapter").exists()
     for path in work.glob("checkpoint-5/*"):  # as if it had been cut while it was being written
         if path.name in ("whole", "trainer_state.json", "optimizer.pt"):
