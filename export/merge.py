@@ -7,13 +7,13 @@ anywhere.
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from lite import backend
 from lite.errors import LiteError
 from lite.progress import progress
+from lite.records import atomic_folder
 from lite.stages import Run
 
 SOURCES = {"sft": "sft", "policy": "chrpo"}  # what is merged: the stage whose adapter it is
@@ -60,12 +60,9 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
         inputs, outputs = merged.get_input_embeddings().weight, merged.get_output_embeddings().weight
         assert inputs.data_ptr() == outputs.data_ptr(), "merging untied the embeddings"
 
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    merged.save_pretrained(part)
-    tokenizer.save_pretrained(part)
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    with atomic_folder(out) as folder:
+        merged.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def run(run: Run) -> dict[str, Any]:

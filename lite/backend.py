@@ -133,7 +133,8 @@ def _init_rows(base, ids: list[int], seed: int) -> None:
         weight[ids] = (known.mean(0) + 0.1 * known.std(0) * noise).to(weight.dtype)
 
 
-def _load_adapter_weights(model, adapter: Path) -> None:
+def load_adapter_weights(model, adapter: Path) -> None:
+    """Put a saved adapter's weights into a model from `load_trainable` of the same rank."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
     if not (adapter / "adapter_model.safetensors").is_file():
@@ -182,7 +183,7 @@ def load_trainable(
     if not hasattr(head, "bias"):
         head.bias = None  # PEFT's wrapper hides it from TRL's fused head
     if adapter is not None:
-        _load_adapter_weights(peft_model, adapter)
+        load_adapter_weights(peft_model, adapter)
     return peft_model, tokenizer
 
 

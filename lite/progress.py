@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console(stderr=True, highlight=False)
 LINE_SECONDS = 15.0
@@ -34,7 +41,9 @@ class Meter:
         elif now - self.shown >= LINE_SECONDS:
             self.shown = now
             left = max(self.total - self.done, 0) / max(rate, 1e-9)
-            console.print(f"  {self.name}: {self.done}/{self.total} {self.unit}, {shown_rate}, {left:.0f} s left")
+            console.print(
+                f"  {self.name}: {self.done}/{self.total} {self.unit}, {shown_rate}, {left:.0f} s left"
+            )
 
 
 @contextmanager

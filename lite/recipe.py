@@ -118,7 +118,9 @@ class Mixture:
 
     def __post_init__(self) -> None:
         _require(0 < self.tolerance <= 0.1, f"mixture.tolerance = {self.tolerance}: must lie in (0, 0.1]")
-        _require(0 <= self.policy_share < 1, f"mixture.policy_share = {self.policy_share}: must lie in [0, 1)")
+        _require(
+            0 <= self.policy_share < 1, f"mixture.policy_share = {self.policy_share}: must lie in [0, 1)"
+        )
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,17 @@ class Sft:
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
     def __post_init__(self) -> None:
-        _positive("sft", self, "epochs", "batch_size", "accumulation", "learning_rate", "rank", "alpha", "max_tokens")
+        _positive(
+            "sft",
+            self,
+            "epochs",
+            "batch_size",
+            "accumulation",
+            "learning_rate",
+            "rank",
+            "alpha",
+            "max_tokens",
+        )
         _positive("sft", self, "save_steps")
 
 
@@ -197,7 +209,17 @@ class Chrpo:
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
     def __post_init__(self) -> None:
-        _positive("chrpo", self, "steps", "prompts", "learning_rate", "temperature", "max_tokens", "eps", "save_steps")
+        _positive(
+            "chrpo",
+            self,
+            "steps",
+            "prompts",
+            "learning_rate",
+            "temperature",
+            "max_tokens",
+            "eps",
+            "save_steps",
+        )
         _positive("chrpo", self, "batch_size")
         _require(self.group >= 2, f"chrpo.group = {self.group}: a group needs at least 2 rollouts to compare")
         rollouts = self.prompts * self.group

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -102,6 +103,20 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Fill a temporary folder beside `path`; on success rename it into place, so a folder there is whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     with atomic_write(path) as handle:
         json.dump(value, handle, indent=2, ensure_ascii=False)
@@ -127,7 +142,9 @@ def parse_line(cls: type[R], line: str, where: str) -> R:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as fault:
-        raise LiteError(f"{where}: not JSON ({fault.msg}): {line.strip()[:60]!r}; write one object per line") from None
+        raise LiteError(
+            f"{where}: not JSON ({fault.msg}): {line.strip()[:60]!r}; write one object per line"
+        ) from None
     if not isinstance(value, dict):
         raise LiteError(f"{where}: {line.strip()[:60]!r} is not an object; write one object per line")
     known = {f.name: f for f in dataclasses.fields(cls)}

@@ -53,7 +53,17 @@ STAGES = (
     Stage("evaluate", "lite.measure.evaluate", ("problems", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
-PACKAGES = ("unsloth", "torch", "transformers", "trl", "peft", "bitsandbytes", "llama-cpp-python", "gguf", "numpy")
+PACKAGES = (
+    "unsloth",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "llama-cpp-python",
+    "gguf",
+    "numpy",
+)
 
 
 def stage(name: str) -> Stage:
@@ -94,7 +104,9 @@ def peak_memory_gb() -> float:
                 return int(line.split()[1]) * 1024 / 1e9
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    return (
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+    )
 
 
 @dataclass(frozen=True)
@@ -150,16 +162,21 @@ class Run:
         this = stage(name)
         for read in this.reads:
             if not self.is_done(read):
-                raise LiteError(f"stage {name} reads {read}, which is not done in {self.folder}; run it first")
+                raise LiteError(
+                    f"stage {name} reads {read}, which is not done in {self.folder}; run it first"
+                )
         folder, fingerprint = self.path(name), self.fingerprint(name)
         started_under = folder / "fingerprint"
         if folder.exists() and (not started_under.is_file() or started_under.read_text() != fingerprint):
-            for mark in (folder / "manifest.json", started_under):  # first, lest a kill leave half of it trusted
+            for mark in (
+                folder / "manifest.json",
+                started_under,
+            ):  # first, lest a kill leave half of it trusted
                 mark.unlink(missing_ok=True)
             shutil.rmtree(folder)  # left by another recipe
         folder.mkdir(parents=True, exist_ok=True)
-        for torn in folder.rglob(".*.tmp"):
-            torn.unlink()
+        for torn in list(folder.rglob(".*.tmp")):  # a killed process's
+            shutil.rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
         with atomic_write(started_under) as handle:
             handle.write(fingerprint)
         reset_peak_memory()
@@ -197,7 +214,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
             try:
                 fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, children do not inherit it
             except (BlockingIOError, PermissionError):
-                raise LiteError(f"{folder}: another run is at work in it; wait for it, or give another --out") from None
+                raise LiteError(
+                    f"{folder}: another run is at work in it; wait for it, or give another --out"
+                ) from None
         yield
 
 
@@ -221,5 +240,7 @@ def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | No
             manifest = run.manifest(name)
             assert manifest is not None
             numbers = ", ".join(f"{key} {value}" for key, value in manifest["measured"].items())
-            console.print(f"{place}: {manifest['seconds']:.0f} s, {manifest['peak_memory_gb']:.1f} GB, {numbers}")
+            console.print(
+                f"{place}: {manifest['seconds']:.0f} s, {manifest['peak_memory_gb']:.1f} GB, {numbers}"
+            )
     return run

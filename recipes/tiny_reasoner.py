@@ -30,10 +30,8 @@ SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
-    "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant\n{%- endif -%}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}{{ '\\n' }}{{ message.content }}<|im_end|>{{ '\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}"
 )
 
 
@@ -59,7 +57,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        texts(), trainers.BpeTrainer(vocab_size=1024, min_frequency=50, initial_alphabet=alphabet, show_progress=False)
+        texts(),
+        trainers.BpeTrainer(
+            vocab_size=1024, min_frequency=50, initial_alphabet=alphabet, show_progress=False
+        ),
     )
     bpe.add_special_tokens([AddedToken(token, special=True) for token in (PAD, "<|im_start|>", END)])
     bpe.add_tokens([AddedToken(token, special=False) for token in (tokens.THINK_OPEN, tokens.THINK_CLOSE)])
@@ -131,7 +132,10 @@ def draw(tokenizer, rng: random.Random, wordy_share: float) -> tuple[list[int], 
 def batches(tokenizer, rng: random.Random, size: int, wordy_share: float):
     """Yield (inputs, targets), both (size, T), of texts of similar length, for ever."""
     while True:
-        pool = sorted((draw(tokenizer, rng, wordy_share) for _ in range(size * 16)), key=lambda pair: len(pair[0]) + len(pair[1]))
+        pool = sorted(
+            (draw(tokenizer, rng, wordy_share) for _ in range(size * 16)),
+            key=lambda pair: len(pair[0]) + len(pair[1]),
+        )
         groups = [pool[start : start + size] for start in range(0, len(pool), size)]
         rng.shuffle(groups)
         for group in groups:
@@ -166,7 +170,10 @@ def accuracy(model, tokenizer, num: int, seed: int, terse: bool = False) -> floa
     )
     replies = tokenizer.batch_decode(outputs[:, width:], skip_special_tokens=True)
     model.train()
-    right = [grading.is_correct(tokens.parse_reply(reply).visible, p.answer) for reply, p in zip(replies, unseen)]
+    right = [
+        grading.is_correct(tokens.parse_reply(reply).visible, p.answer)
+        for reply, p in zip(replies, unseen, strict=True)
+    ]
     return sum(right) / num
 
 
@@ -180,16 +187,25 @@ def save(model, tokenizer, folder: Path) -> Qwen3ForCausalLM:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
+    parser.add_argument("--start", type=Path, help="go on from the weights in this folder")
     parser.add_argument("--terse-steps", type=int, default=1000, help="first steps, of 64 terse texts")
-    parser.add_argument("--steps", type=int, default=2000, help="all training steps; the later ones of 32 mixed texts")
+    parser.add_argument(
+        "--steps", type=int, default=2000, help="all training steps; the later ones of 32 mixed texts"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lr", type=float, default=3e-3, help="peak AdamW learning rate of embeddings and norms")
+    parser.add_argument(
+        "--lr", type=float, default=3e-3, help="peak AdamW learning rate of embeddings and norms"
+    )
     parser.add_argument("--muon-lr", type=float, default=2e-2, help="peak Muon learning rate of the matrices")
     options = parser.parse_args()
 
     torch.manual_seed(options.seed)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
+    if options.start:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(options.start, chat_template=CHAT_TEMPLATE)
+        model = Qwen3ForCausalLM.from_pretrained(options.start, dtype=torch.float32).train()
+    else:
+        tokenizer = build_tokenizer()
+        model = build_model(tokenizer)
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = [
@@ -210,14 +226,17 @@ def main() -> None:
         loss = compiled(input_ids=inputs, labels=targets).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, scheduler in zip(optimizers, schedulers):
+        for optimizer, scheduler in zip(optimizers, schedulers, strict=True):
             optimizer.step()
             optimizer.zero_grad()
             scheduler.step()
         seen += inputs.numel()
         if step % 50 == 0 or step == options.steps - 1:
             rate = seen / (time.time() - started)
-            print(f"step {step} loss {loss.item():.4f} {rate:.0f} tokens/s {time.time() - started:.0f} s", flush=True)
+            print(
+                f"step {step} loss {loss.item():.4f} {rate:.0f} tokens/s {time.time() - started:.0f} s",
+                flush=True,
+            )
         if step % 250 == 249:
             terse = step < options.terse_steps
             print(f"step {step} accuracy {accuracy(model, tokenizer, 120, 1_000_000, terse):.3f}", flush=True)

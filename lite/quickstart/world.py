@@ -100,9 +100,13 @@ def wordy(rng: random.Random, story: Story) -> str:
         lines.append(f"{step.equation()}.")
         doubt = rng.randrange(4)
         if doubt == 0 and step.op in undo:
-            lines.append(f"Let me check that: {step.after}{undo[step.op]}{step.k}={step.before}. Yes, that fits.")
+            lines.append(
+                f"Let me check that: {step.after}{undo[step.op]}{step.k}={step.before}. Yes, that fits."
+            )
         elif doubt == 1:
-            lines.append(rng.choice(("Wait, is that right? Yes, I think it is.", "Good, that looks right to me.")))
+            lines.append(
+                rng.choice(("Wait, is that right? Yes, I think it is.", "Good, that looks right to me."))
+            )
         if rng.random() < 0.5:
             lines.append(f"So now {name} has {step.after} {items}.")
     lines.append(rng.choice(CLOSERS).format(n=story.steps[-1].after))
@@ -115,9 +119,11 @@ def terse(rng: random.Random, story: Story) -> str:
     if style == 0:
         notes = " ".join(f"{step.equation()}." for step in story.steps)
     elif style == 1:
-        notes = " ".join(f"{d}: {step.equation()}." for d, step in zip(DAYS, story.steps, strict=False))
+        notes = " ".join(f"On {day}, {s.event}: {s.equation()}." for day, s in zip(DAYS, story.steps, strict=False))
     else:
-        notes = f"{story.name} {story.start} {story.items}\n" + "\n".join(step.equation() for step in story.steps)
+        notes = f"{story.name} {story.start} {story.items}\n" + "\n".join(
+            step.equation() for step in story.steps
+        )
     return f"{notes}\n{visible(story)}"
 
 
@@ -131,4 +137,6 @@ def problems(num: int, seed: int) -> Iterator[Problem]:
     for index in range(num):
         rng = random.Random(f"{seed}/{index}")
         story = tell(rng, index % MAX_STEPS + 1)
-        yield Problem(f"quickstart-{seed}-{index}", story.question, str(story.steps[-1].after), wordy(rng, story))
+        yield Problem(
+            f"quickstart-{seed}-{index}", story.question, str(story.steps[-1].after), wordy(rng, story)
+        )

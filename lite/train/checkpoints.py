@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-from lite.progress import Meter
+from lite import backend
+from lite.progress import Meter, progress
+from lite.records import atomic_folder
 
 WHOLE = "whole"  # written into a checkpoint after everything else
 
@@ -22,11 +23,9 @@ def step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.removeprefix("checkpoint-")) if checkpoint else 0
 
 
-def callback(meter: Meter, start: int):
-    """A TrainerCallback: marks checkpoints whole and moves the meter. `start` is the step resumed from."""
+def _callback(meter: Meter):
+    """A TrainerCallback that marks checkpoints whole and moves the meter."""
     from transformers import TrainerCallback
-
-    meter.advance(start)
 
     class Progress(TrainerCallback):
         note = ""
@@ -44,6 +43,21 @@ def callback(meter: Meter, start: int):
     return Progress()
 
 
+def fit(trainer, name: str, total: int, resume: Path | None) -> None:
+    """Train up to `total` steps, from a checkpoint if there is one, under a progress bar."""
+    from transformers import TrainerState
+
+    silence(trainer)
+    if resume and step_of(resume) >= total:  # cut after the last step: Trainer would take one more
+        trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+        backend.load_adapter_weights(trainer.model, resume)
+        return
+    with progress(name, total, "steps") as meter:
+        meter.advance(step_of(resume))
+        trainer.add_callback(_callback(meter))
+        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+
+
 def silence(trainer) -> None:
     """Take off the callbacks that print every log line; ours shows progress."""
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -54,15 +68,11 @@ def silence(trainer) -> None:
 
 def save_adapter(model, tokenizer, folder: Path) -> None:
     """Save a PEFT adapter and its tokenizer to a temporary folder, then rename it into place."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    for old in (temporary, folder):
-        if old.exists():
-            shutil.rmtree(old)
-    # The token rows are in the adapter; "auto" would ask the hub whether to save all of them.
-    model.save_pretrained(str(temporary), save_embedding_layers=False)
-    tokenizer.save_pretrained(str(temporary))
-    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
-    os.replace(temporary, folder)
+    with atomic_folder(folder) as temporary:
+        # The token rows are in the adapter; "auto" would ask the hub whether to save all of them.
+        model.save_pretrained(str(temporary), save_embedding_layers=False)
+        tokenizer.save_pretrained(str(temporary))
+        (temporary / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def clean(folder: Path) -> None:

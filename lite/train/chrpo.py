@@ -17,7 +17,6 @@ from statistics import fmean
 from typing import Any
 
 from lite import backend, grading, tokens
-from lite.progress import progress
 from lite.recipe import Chrpo
 from lite.records import Journal, TeacherRatio, read_records, write_records
 from lite.stages import Run
@@ -217,7 +216,6 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
         ),
     )
     trainer.environment = environment
-    checkpoints.silence(trainer)
     return trainer
 
 
@@ -236,15 +234,13 @@ def run(run: Run) -> dict[str, Any]:
     )
     work, log = run.path("chrpo", "checkpoints"), run.path("chrpo", "rewards.jsonl")
     resume = checkpoints.last_whole(work)
-    first_step = checkpoints.step_of(resume)
     with Journal(log, StepRewards) as old:
-        kept = [record for record in old.records if record.step <= first_step]
+        kept = [record for record in old.records if record.step <= checkpoints.step_of(resume)]
     write_records(log, kept)  # steps after the checkpoint are made again
-    with Journal(log, StepRewards) as journal, progress("chrpo", config.steps, "steps") as meter:
+    with Journal(log, StepRewards) as journal:
         environment = Environment(teachers, tokenizer, config, run.recipe.seed, journal)
         trainer = make_trainer(model, tokenizer, environment, str(work))
-        trainer.add_callback(checkpoints.callback(meter, first_step))
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        checkpoints.fit(trainer, "chrpo", config.steps, resume)
         steps = journal.records
     checkpoints.save_adapter(trainer.model, tokenizer, run.path("chrpo", "adapter"))
     checkpoints.clean(work)

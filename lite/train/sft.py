@@ -14,7 +14,6 @@ from typing import Any
 
 from lite import backend, tokens
 from lite.errors import LiteError
-from lite.progress import progress
 from lite.recipe import Sft
 from lite.records import Row, atomic_write, read_records
 from lite.stages import Run
@@ -67,7 +66,6 @@ def make_trainer(
             seed=seed,
         ),
     )
-    checkpoints.silence(trainer)
     return trainer
 
 
@@ -91,7 +89,6 @@ def run(run: Run) -> dict[str, Any]:
     work = run.path("sft", "checkpoints")
     trainer = make_trainer(model, tokenizer, pairs, config, run.recipe.seed, str(work))
     resume = checkpoints.last_whole(work)
-    first_step = checkpoints.step_of(resume)
     per_step = config.batch_size * config.accumulation
     total = (
         config.max_steps
@@ -99,9 +96,7 @@ def run(run: Run) -> dict[str, Any]:
         else math.ceil(math.ceil(len(pairs) / per_step) * config.epochs)
     )
     started = time.monotonic()
-    with progress("sft", total, "steps") as meter:
-        trainer.add_callback(checkpoints.callback(meter, first_step))
-        trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    checkpoints.fit(trainer, "sft", total, resume)
     seconds = time.monotonic() - started
     curve = [
         {"step": entry["step"], "loss": entry["loss"]}
@@ -112,11 +107,12 @@ def run(run: Run) -> dict[str, Any]:
         handle.writelines(json.dumps(point) + "\n" for point in curve)
     checkpoints.save_adapter(trainer.model, tokenizer, run.path("sft", "adapter"))
     checkpoints.clean(work)
+    num_new = trainer.state.global_step - checkpoints.step_of(resume)
     row_tokens = sum(len(ids) for ids, _ in pairs) / len(pairs)
     return {
         "rows": len(pairs),
         "steps": trainer.state.global_step,
         "loss_first": round(curve[0]["loss"], 4),
         "loss_last": round(curve[-1]["loss"], 4),
-        "tokens_per_s": round((trainer.state.global_step - first_step) * per_step * row_tokens / seconds),
+        "tokens_per_s": round(num_new * per_step * row_tokens / seconds),
     }

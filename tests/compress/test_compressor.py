@@ -9,6 +9,7 @@ from lite.compress.annotate import Rules, to_labels
 from lite.compress.compressor import CompressorModel, focal_loss, macro_f1, token_labels, windows
 from lite.compress.units import segment
 from lite.errors import LiteError
+from lite.quickstart import world
 from lite.recipe import Compressor
 from lite.records import Compressed, Labels, Row, Trace, read_records, write_records
 from lite.stages import Run
@@ -73,10 +74,12 @@ def test_training_beats_chance_and_survives_saving(traces, tokenizer, tmp_path):
     measured = model.train(labels, CONFIG, seed=0)
     assert measured["macro_f1"] > 0.9  # all DROP or all KEEP stays below 0.5
     assert 0.1 < measured["keep_share"] < 0.5
-    text = "I think that 12+5=17. and so on \u5171\u6709"
+    [unseen] = world.problems(1, seed=8)
+    text = unseen.cot
     scores = model.score(["How many?"], [text])[0]
     assert len(scores) == len(segment(text)) and 0 <= scores.min() and scores.max() <= 1
-    assert scores[3] > 0.5 > scores[0]
+    kinds = np.array([unit.kind for unit in segment(text)])
+    assert scores[kinds != "word"].mean() > scores[kinds == "word"].mean() + 0.3
     model.save(tmp_path / "model")
     model.save(tmp_path / "model")  # a second time, over the first
     assert {path.suffix for path in (tmp_path / "model").iterdir()} <= {".json", ".safetensors", ".jinja"}
@@ -85,6 +88,7 @@ def test_training_beats_chance_and_survives_saving(traces, tokenizer, tmp_path):
     alone = again.score(["How many?"], [text])
     batch = again.score(["How many?", "Q"], [text, "a much longer text than the other " * 9])
     assert batch[0] == pytest.approx(alone[0], abs=1e-4)
+    assert [len(own) for own in again.score(["Q", "Q"], ["", "\u5171\u6709 1"])] == [0, 3]
 
 
 def test_too_few_labels(tokenizer):
