@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 from tiny_models import save
 
+from lite import backend
+
+backend.prepare()  # Unsloth patches transformers and must be imported before the tests here import that
+
 
 @pytest.fixture(scope="session")
 def qwen3(tmp_path_factory) -> Path:

@@ -91,7 +91,7 @@ def test_stage_keeps_what_is_whole(base, tmp_path):
     run = Run(build(Recipe, {"model": str(base), "merge": {"dtype": "float32"}}), tmp_path)
     make_adapter(base, run.path("sft", "adapter"))
     shutil.copytree(run.path("sft", "adapter"), run.path("chrpo", "adapter"))
-    half = run.path("merge", ".sft.part")
+    half = run.path("merge", ".sft.tmp")
     half.mkdir(parents=True)
     (half / "model.safetensors").write_bytes(b"half")
     run.path("merge", "policy").mkdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tiny_gguf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from lite.tokens import CONTROL_TOKENS, THINK_CLOSE, THINK_OPEN
 
@@ -13,7 +12,9 @@ SPLIT = (  # Qwen2's
 )
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer():
+    from transformers import PreTrainedTokenizerFast
+
     merges = [tuple(merge.split()) for merge in tiny_gguf.MERGES]
     vocabulary = tiny_gguf.byte_alphabet() + ["".join(pair) for pair in merges]
     tokenizer = Tokenizer(models.BPE({token: place for place, token in enumerate(vocabulary)}, merges))
