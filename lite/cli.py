@@ -126,7 +126,8 @@ def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
                 f"\n[{mode}{chosen}: {answer.think_tokens} think tokens, {answer.total_tokens} in all]"
             )
             typer.echo(f"{answer.think}\n-> {answer.visible}")
-    typer.echo(f"\nreport: {run.path('evaluate', 'report.md')}\nmodel:  {run.gguf('policy')}")
+    report = run.path("evaluate", "report.md")
+    typer.echo(f"\n{report.read_text(encoding='utf-8')}\nreport: {report}\nmodel:  {run.gguf('policy')}")
 
 
 @app.command()
