@@ -1,10 +1,17 @@
-"""Make the tiny reasoner that the quickstart starts from: a Qwen3 of under a million parameters.
+"""Make the tiny reasoner that the quickstart starts from: a Qwen3 of 0.94 million parameters.
 
-    uv run python recipes/tiny_reasoner.py --out lite/quickstart/reasoner
+    uv run python recipes/tiny_reasoner.py --out reasoner
 
-Trained from scratch on the procedural world (lite/quickstart/world.py, seed "pretrain"): first plain text in three
-terse styles, without chat markers, where most tokens are arithmetic; then 60 % wordy chains of thought in the
-chat form and 40 % terse text. No control token is ever seen: SFT teaches the dial, not arithmetic.
+Trained from scratch on the procedural world (lite/quickstart/world.py, random streams "pretrain/<seed>"): first
+plain text in three terse styles, without chat markers, where most tokens are arithmetic; then 60 % wordy chains of
+thought in the chat form and 40 % terse text. No control token is ever seen: SFT teaches the dial, not arithmetic.
+
+The packaged weights (lite/quickstart/reasoner) came out of three calls, about 35 minutes on 2 busy cores, while
+this script was being written; the one call above, with its defaults, has not been run to its end yet:
+1. --seed 0 --steps 1250 --terse-steps 500, stopped at step 750 (one terse style and the template differed a little)
+2. --seed 1 --steps 750 --terse-steps 150 --start <1>
+3. --seed 2 --steps 320 --terse-steps 0 --start <2> --lr 2e-3 --muon-lr 1e-2
+Measured at the end of the third, greedy, on 600 unseen problems: 98.3 % wordy in the chat form, 99.2 % terse.
 """
 
 from __future__ import annotations
@@ -188,9 +195,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
     parser.add_argument("--start", type=Path, help="go on from the weights in this folder")
-    parser.add_argument("--terse-steps", type=int, default=1000, help="first steps, of 64 terse texts")
+    parser.add_argument("--terse-steps", type=int, default=600, help="first steps, of 64 terse texts")
     parser.add_argument(
-        "--steps", type=int, default=2000, help="all training steps; the later ones of 32 mixed texts"
+        "--steps", type=int, default=1800, help="all training steps; the later ones of 32 mixed texts"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
