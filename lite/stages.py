@@ -109,6 +109,11 @@ def peak_memory_gb() -> float:
     )
 
 
+def _num_bytes(path: Path) -> int:
+    """Size of a file; -1 where there is none."""
+    return path.stat().st_size if path.is_file() else -1
+
+
 @dataclass(frozen=True)
 class Run:
     """A recipe and the folder it runs in: all that a stage is given."""
@@ -144,12 +149,12 @@ class Run:
             return None
 
     def is_done(self, name: str) -> bool:
-        """Whether a stage finished under the current recipe and all that it wrote is still there."""
+        """Whether a stage finished under the current recipe and all that it wrote is still there, uncut."""
         manifest = self.manifest(name)
         return (
             manifest is not None
             and manifest["fingerprint"] == self.fingerprint(name)
-            and all(self.path(name, file).is_file() for file in manifest["sha256"])
+            and all(_num_bytes(self.path(name, file)) == size for file, size in manifest["bytes"].items())
         )
 
     def gguf(self, which: str) -> Path:
@@ -166,36 +171,46 @@ class Run:
                     f"stage {name} reads {read}, which is not done in {self.folder}; run it first"
                 )
         folder, fingerprint = self.path(name), self.fingerprint(name)
-        started_under = folder / "fingerprint"
+        started_under, before = folder / "fingerprint", self.folder / f".{name}.before"
         if folder.exists() and (not started_under.is_file() or started_under.read_text() != fingerprint):
-            for mark in (
-                folder / "manifest.json",
-                started_under,
-            ):  # first, lest a kill leave half of it trusted
-                mark.unlink(missing_ok=True)
-            shutil.rmtree(folder)  # left by another recipe
+            shutil.rmtree(before, ignore_errors=True)
+            folder.rename(before)  # another recipe's: kept until this one is done
         folder.mkdir(parents=True, exist_ok=True)
         for torn in list(folder.rglob(".*.tmp")):  # a killed process's
             shutil.rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
         with atomic_write(started_under) as handle:
             handle.write(fingerprint)
+        try:
+            self._finish_stage(this, fingerprint)
+        except LiteError:
+            if before.exists():
+                shutil.rmtree(folder)
+                before.rename(folder)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+
+    def _finish_stage(self, this: Stage, fingerprint: str) -> None:
+        """Do the work of a stage in its folder, then write its manifest."""
+        folder = self.path(this.name)
         reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
+        files = [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name not in ("manifest.json", "fingerprint")
+        ]
         write_json(
             folder / "manifest.json",
             {
-                "stage": name,
+                "stage": this.name,
                 "fingerprint": fingerprint,
                 "measured": measured,
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gb": round(peak_memory_gb(), 3),
                 "inputs": {read: self.fingerprint(read) for read in this.reads},
-                "sha256": {
-                    str(path.relative_to(folder)): sha256(path)
-                    for path in sorted(folder.rglob("*"))
-                    if path.is_file() and path.name not in ("manifest.json", "fingerprint")
-                },
+                "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},
+                "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
                 "versions": versions(),
                 "seed": self.recipe.seed,
                 "recipe": dataclasses.asdict(self.recipe),

@@ -33,7 +33,7 @@ def test_terse_has_three_styles():
     styles = {world.terse(random.Random(seed), STORY) for seed in range(50)}
     assert styles == {
         "5+4=9. 9-2=7.\nThe answer is \\boxed{7}.",
-        "finds 4 more: 5+4=9, loses 2 on the way: 9-2=7.\nThe answer is \\boxed{7}.",
+        "On Monday, finds 4 more: 5+4=9. On Tuesday, loses 2 on the way: 9-2=7.\nThe answer is \\boxed{7}.",
         "Mia 5 books\n5+4=9\n9-2=7\nThe answer is \\boxed{7}.",
     }
 
@@ -50,7 +50,8 @@ def test_stories_compute(num_steps):
             n = operations[step.op](n, step.k)
             assert step.after == n and 2 <= n <= 99
             assert str(step.k) in step.event and step.event in story.question
-        assert story.question.startswith(f"{story.name} has {story.start} {story.items}.")
+        assert f"{story.name} has {story.start} {story.items}. On Monday, " in story.question
+        assert len({step.k for step in story.steps}) == num_steps
         assert story.question.endswith(f"How many {story.items} does {story.name} have at the end?")
 
 

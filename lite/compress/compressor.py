@@ -10,9 +10,7 @@ unit's score is the mean KEEP probability of its tokens, where the authors' scri
 from __future__ import annotations
 
 import copy
-import os
 import random
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,7 @@ from lite.compress.select import owners
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.progress import progress
-from lite.records import Labels, read_records
+from lite.records import Labels, atomic_folder, read_records
 from lite.stages import Run
 
 IGNORED = -100
@@ -185,12 +183,9 @@ class CompressorModel:
 
     def save(self, folder: Path) -> None:
         """Write the Hugging Face folder under a temporary name, then rename it."""
-        temporary = folder.with_name(f".{folder.name}.tmp")
-        for old in (temporary, folder):
-            shutil.rmtree(old, ignore_errors=True)
-        self.model.save_pretrained(temporary)
-        self.tokenizer.save_pretrained(temporary)
-        os.replace(temporary, folder)
+        with atomic_folder(folder) as temporary:
+            self.model.save_pretrained(temporary)
+            self.tokenizer.save_pretrained(temporary)
 
     def probabilities(self, inputs: Sequence[Window], batch_size: int) -> list[np.ndarray]:
         """KEEP probability of the tokens of each window's piece."""

@@ -119,7 +119,9 @@ def terse(rng: random.Random, story: Story) -> str:
     if style == 0:
         notes = " ".join(f"{step.equation()}." for step in story.steps)
     elif style == 1:
-        notes = " ".join(f"On {day}, {s.event}: {s.equation()}." for day, s in zip(DAYS, story.steps, strict=False))
+        notes = " ".join(
+            f"On {day}, {s.event}: {s.equation()}." for day, s in zip(DAYS, story.steps, strict=False)
+        )
     else:
         notes = f"{story.name} {story.start} {story.items}\n" + "\n".join(
             step.equation() for step in story.steps

@@ -76,5 +76,8 @@ def save_adapter(model, tokenizer, folder: Path) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Remove the checkpoints of a finished stage."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove the checkpoints of a finished stage; renamed first, lest a kill leave a mark on half of one."""
+    gone = folder.with_name(f".{folder.name}.tmp")
+    if folder.exists():
+        folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)

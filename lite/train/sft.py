@@ -52,7 +52,8 @@ def make_trainer(
             max_steps=config.max_steps,
             per_device_train_batch_size=config.batch_size,
             gradient_accumulation_steps=config.accumulation,
-            train_sampling_strategy="group_by_length",
+            # Grouping by length would put one ratio into a step, and the mirror token would never be learnt.
+            train_sampling_strategy="random",
             learning_rate=config.learning_rate,
             lr_scheduler_type="cosine",
             warmup_steps=config.warmup,  # below 1: a share of all steps
