@@ -257,8 +257,8 @@ def stop_ids(model, tokenizer) -> list[int]:
 
 
 def count_tokens(tokenizer, text: str) -> int:
-    """Length of a text in the model's tokens, special tokens off."""
-    return len(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    """Length of a model's own text in its tokens; a control token in it counts as one."""
+    return len(tokenizer.encode(text, add_special_tokens=False))
 
 
 def generate(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lite.errors import LiteError
-from lite.tokens import BASE, MODES, POLICY, RATIOS
+from lite.tokens import BASE, MODES, POLICY, RATIOS, strip_control
 
 app = typer.Typer(
     help="Teach a small reasoning model to think in 20 to 100 % of its tokens on demand, and run it from a GGUF.",
@@ -61,7 +61,7 @@ def _mode(text: str) -> str:
 
 
 def _train(recipe: str, overrides, out: Path | None, only: str | None = None, until: str | None = None):
-    """Load a recipe and run its stages; the end of the run is a line on stderr."""
+    """Load a recipe and run its stages."""
     from lite import recipe as recipe_file
     from lite import recipes, stages
 
@@ -125,7 +125,7 @@ def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
             typer.echo(
                 f"\n[{mode}{chosen}: {answer.think_tokens} think tokens, {answer.total_tokens} in all]"
             )
-            typer.echo(f"{answer.think}\n-> {answer.visible}")
+            typer.echo(strip_control(f"{answer.think}\n-> {answer.visible}"))
     report = run.path("evaluate", "report.md")
     typer.echo(f"\n{report.read_text(encoding='utf-8')}\nreport: {report}\nmodel:  {run.gguf('policy')}")
 
@@ -160,8 +160,8 @@ def ask(
         typer.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
         return
     if answer.think and not hide_thinking:
-        typer.echo(f"{answer.think}\n")
-    typer.echo(answer.visible)
+        typer.echo(strip_control(f"{answer.think}\n"))
+    typer.echo(strip_control(answer.visible))
     typer.echo(
         f"[{answer.think_tokens} think tokens, {answer.total_tokens} in all, {answer.seconds:.1f} s]",
         err=True,
@@ -318,7 +318,10 @@ def main(arguments: list[str] | None = None) -> None:
             _fail(f"no space left{where}; free some, or choose a place on another disk with --out")
         if isinstance(fault, PermissionError):
             _fail(f"no permission{where}; choose another place with --out")
-        raise
+        if fault.filename is None:
+            raise
+        reason = (fault.strerror or "cannot be used").lower()
+        _fail(f"{fault.filename}: {reason}; check the path, or choose another place")
 
 
 if __name__ == "__main__":

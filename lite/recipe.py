@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -42,7 +43,7 @@ def _fraction(section: str, config: Any, *names: str) -> None:
 class Problems:
     """Where problems come from. The three sets never share a problem."""
 
-    source: str = "quickstart"  # "quickstart", or a JSONL file with question and answer
+    source: str = "quickstart"  # "quickstart", a JSONL file with question and answer, or "gym:<task>"
     num_train: int = 2000  # for traces, labels and SFT
     num_rl: int = 600  # for the probe and CHRPO
     num_eval: int = 500  # held out
@@ -62,7 +63,8 @@ class Traces:
     batch_size: int = 32
 
     def __post_init__(self) -> None:
-        _positive("traces", self, "num_samples", "max_tokens", "batch_size", "temperature")
+        _positive("traces", self, "num_samples", "max_tokens", "batch_size", "temperature", "top_p")
+        _fraction("traces", self, "top_p")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,9 @@ class Compress:
 
     method: Literal["compressor", "random"] = "compressor"  # "random" drops units at random: the control
     batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        _positive("compress", self, "batch_size")
 
 
 @dataclass(frozen=True)
@@ -168,7 +173,8 @@ class Probe:
 
     def __post_init__(self) -> None:
         _positive("probe", self, "num_samples", "min_success", "temperature", "max_tokens", "batch_size")
-        _fraction("probe", self, "min_success")
+        _positive("probe", self, "top_p")
+        _fraction("probe", self, "min_success", "top_p")
 
 
 @dataclass(frozen=True)
@@ -220,7 +226,16 @@ class Chrpo:
             "eps",
             "save_steps",
         )
-        _positive("chrpo", self, "batch_size")
+        _positive("chrpo", self, "batch_size", "top_p", "kappa")
+        _fraction("chrpo", self, "top_p")
+        signed = [
+            f.name for f in dataclasses.fields(self) if f.name[:2] in ("l_", "h_", "w_") or f.name == "r0"
+        ]
+        for name in (*signed, "clip_low", "clip_high"):
+            value = getattr(self, name)
+            _require(
+                value >= 0, f"chrpo.{name} = {value}: must be 0 or more; the sign is in the reward's table"
+            )
         _require(self.group >= 2, f"chrpo.group = {self.group}: a group needs at least 2 rollouts to compare")
         rollouts = self.prompts * self.group
         _require(
@@ -254,7 +269,7 @@ class Merge:
 class Export:
     """Hugging Face folder to GGUF."""
 
-    quant: str = "q8_0"  # f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0
+    quant: Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"] = "q8_0"
 
 
 @dataclass(frozen=True)
@@ -275,6 +290,8 @@ class Evaluate:
             value = getattr(self, name)
             _require(value >= 0, f"evaluate.{name} = {value}: must be 0 or more")
         known = (BASE, *MODES, "sft-policy")
+        _require(bool(self.modes), f"evaluate.modes is empty; use some of {', '.join(known)}")
+        _require(self.batch_size <= 256, f"evaluate.batch_size = {self.batch_size}: at most 256")
         for mode in self.modes:
             _require(mode in known, f"evaluate.modes: {mode!r} is unknown; use some of {', '.join(known)}")
 
@@ -300,6 +317,7 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, f"seed = {self.seed}: must lie in 0..{2**32 - 1}")
         _require(
             bool(self.name) and not set(self.name) & set("/\\\0") and not self.name.startswith("."),
             f"name = {self.name!r}: use letters, digits, '-' and '_'; it names the run folder",
@@ -334,8 +352,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             pass
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise LiteError(f"{where} = {value!r}: expected {kind.__name__}, got {type(value).__name__}")
-    if kind is float and value != value:
-        raise LiteError(f"{where} = {value!r}: not a number")
+    if kind is float and not math.isfinite(value):
+        raise LiteError(f"{where} = {value!r}: must be a finite number")
     return value
 
 

@@ -141,9 +141,10 @@ def parse_line(cls: type[R], line: str, where: str) -> R:
     """Parse one JSONL line into `cls`; unknown keys are ignored, missing ones are a LiteError."""
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as fault:
+    except (ValueError, RecursionError) as fault:
+        reason = getattr(fault, "msg", type(fault).__name__)
         raise LiteError(
-            f"{where}: not JSON ({fault.msg}): {line.strip()[:60]!r}; write one object per line"
+            f"{where}: not JSON ({reason}): {line.strip()[:60]!r}; write one object per line"
         ) from None
     if not isinstance(value, dict):
         raise LiteError(f"{where}: {line.strip()[:60]!r} is not an object; write one object per line")
@@ -161,7 +162,7 @@ def parse_line(cls: type[R], line: str, where: str) -> R:
 def read_records(path: Path, cls: type[R]) -> list[R]:
     """Read a JSONL file of `cls`. Raises LiteError with the line number for a bad line."""
     try:
-        with open(path, encoding="utf-8") as handle:
+        with open(path, encoding="utf-8-sig") as handle:
             return [
                 parse_line(cls, line, f"{path}, line {number}")
                 for number, line in enumerate(handle, start=1)

@@ -56,7 +56,7 @@ def test_the_last_override_wins():
         ("sft:\n  rank:", "sft.rank = None: expected int, got NoneType"),
         ("sft:\n  rank: 0", "sft.rank = 0: must be greater than 0"),
         ("sft:\n  learning_rate: fast", "sft.learning_rate = 'fast': expected float, got str"),
-        ("sft:\n  learning_rate: .nan", "sft.learning_rate = nan: not a number"),
+        ("sft:\n  learning_rate: .nan", "sft.learning_rate = nan: must be a finite number"),
         ("sft: 5", "sft = 5: expected a section of key: value lines"),
         ("annotate:\n  method: magic", "annotate.method = 'magic': must be one of likelihood, rules"),
         ("mixture:\n  tolerance: 0.5", "mixture.tolerance = 0.5: must lie in (0, 0.1]"),
