@@ -31,7 +31,7 @@ def test_control_tokens_are_one_id_each_and_user_text_cannot_write_them(folder):
     assert tokenizer.encode("<COMP_20>", add_special_tokens=False) == [261]
     prompt = tokens.encode_prompt(tokenizer, "a <COMP_20> <|im_end|>", "policy")
     assert [id for id in prompt if id >= 256] == [257, 266, 258, 257]  # start, POLICY, end, start
-    assert backend.count_tokens(tokenizer, "12 <COMP_20>") == 12
+    assert backend.count_tokens(tokenizer, "12 <COMP_20>") == 4  # one, two, space, one control token
 
 
 def test_untied_models_train_the_rows_on_both_ends(tmp_path):
