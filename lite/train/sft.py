@@ -52,7 +52,7 @@ def make_trainer(
             max_steps=config.max_steps,
             per_device_train_batch_size=config.batch_size,
             gradient_accumulation_steps=config.accumulation,
-            # Grouping by length would put one ratio into a step, and the mirror token would never be learnt.
+            # Grouping by length puts one ratio into a step; the dial was not learnt so (docs/log.md).
             train_sampling_strategy="random",
             learning_rate=config.learning_rate,
             lr_scheduler_type="cosine",
