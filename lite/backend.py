@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -68,6 +69,16 @@ def prepare() -> None:
         raise LiteError(
             f"training needs the extra `train` ({fault}); install it with `uv sync --extra train`"
         ) from None
+
+
+def unpatch(model_types: tuple[str, ...]) -> None:
+    """Give transformers its own model classes back, for a plain model in float32 on the CPU.
+
+    On CUDA Unsloth puts its own RoPE into them, whose tables lie on the GPU whatever the model's device is.
+    """
+    patched = sys.modules.get("unsloth.models.llama")
+    if patched is not None:
+        patched.restore_transformers_family(model_types)
 
 
 def load_tokenizer(model: str):
