@@ -55,6 +55,7 @@ def make_trainer(
             # Grouping by length puts one ratio into a step; the dial was not learnt so (docs/log.md).
             train_sampling_strategy="random",
             learning_rate=config.learning_rate,
+            optim="adamw_torch_fused",  # Unsloth's default on CUDA is 8-bit
             lr_scheduler_type="cosine",
             warmup_steps=config.warmup,  # below 1: a share of all steps
             weight_decay=0.0,
