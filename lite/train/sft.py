@@ -70,6 +70,7 @@ def make_trainer(model, tokenizer, examples: list[dict[str, Any]], config: Sft, 
             gradient_accumulation_steps=config.accumulation,
             train_sampling_strategy="group_by_length",
             learning_rate=config.learning_rate,
+            optim="adamw_torch_fused",  # Unsloth's default on CUDA is 8-bit
             lr_scheduler_type="cosine",
             warmup_steps=config.warmup,  # below 1: a share of all steps
             weight_decay=0.0,
