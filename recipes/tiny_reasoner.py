@@ -2,7 +2,19 @@
 
     uv run python recipes/tiny_reasoner.py --out reasoner
 
-HEADER
+Trained from scratch on the procedural world (lite/quickstart/world.py, random streams "pretrain/<seed>", no
+question that `problems` can give): first plain text, without chat markers, where most tokens are arithmetic; then
+half wordy chains of thought in the chat form, half notes of any length in plain text. No control token is ever
+seen: SFT teaches the dial, not arithmetic.
+
+The packaged weights (lite/quickstart/reasoner) came out of four calls on 2 busy cores, while this script and the
+world were being written; the one call above, with its defaults, has not been run to its end yet:
+1. --seed 0 --steps 1250 --terse-steps 500, stopped at step 750 (one terse style and the template differed a little)
+2. --seed 1 --steps 750 --terse-steps 150 --start <1>
+3. --seed 2 --steps 320 --terse-steps 0 --start <2> --lr 2e-3 --muon-lr 1e-2
+4. --seed 3 --steps 450 --terse-steps 0 --start <3> --lr 2e-3 --muon-lr 1e-2 --batch 32, 12 minutes
+The first three, about 35 minutes, knew three terse styles and no notes, and did not leave out the held-out quarter.
+Measured at the end of the fourth, greedy, on 600 held-out problems: 99.3 % wordy in the chat form, 99.7 % terse.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ numbered words to keep, a formula counting as one word. Here two annotators need
   words that tell the same cost nothing and go, and then the formula is needed. In each round every group is
   removed by itself; of the cheap ones as many go, cheapest first, as are cheap together. A group that is dear
   stays dear while the rest shrinks, so it is split, and a single unit that is dear is never scored again.
+  The model reads question, chain and answer as plain text: in its chat form it expects its own narration, and
+  every sentence left out would be charged for the style it breaks, not for what it says (docs/log.md).
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ def make_trainer(model, tokenizer, examples: list[dict[str, Any]], config: Sft, 
             per_device_train_batch_size=config.batch_size,
             gradient_accumulation_steps=config.accumulation,
             train_sampling_strategy="group_by_length",
+            remove_unused_columns=False,  # keeps "length"
             learning_rate=config.learning_rate,
             optim="adamw_torch_fused",  # Unsloth's default on CUDA is 8-bit
             lr_scheduler_type="cosine",

@@ -53,7 +53,8 @@ def test_only_lora_and_the_six_rows_move(model_folder, tmp_path, make_run):
     assert changed == backend.control_ids(tokenizer)
 
 
-def test_rows_are_grouped_by_the_longest_of_their_trace(tokenizer):
+def test_rows_are_grouped_by_the_longest_of_their_trace(model_folder):
+    tokenizer = backend.load_tokenizer(model_folder)
     rows = [
         Row("a", "0.2", "q", 0.2, "b", "2"),
         Row("a", "1.0", "q", 1.0, "b " * 20, "2"),
@@ -66,6 +67,19 @@ def test_rows_are_grouped_by_the_longest_of_their_trace(tokenizer):
         own[0],
         own[2],
     ]
+
+
+def test_batches_are_drawn_by_the_length_of_the_trace(model_folder, tmp_path, make_run):
+    config = make_run("sft: {batch_size: 4, rank: 4, alpha: 8}").recipe.sft
+    model, tokenizer = backend.load_trainable(
+        model_folder, max_tokens=512, rank=4, alpha=8, four_bit=False, seed=0
+    )
+    examples = sft.encode_rows(tokenizer, ROWS, 512)
+    trainer = sft.make_trainer(model, tokenizer, examples, config, 0, str(tmp_path))
+    sampler = trainer.get_train_dataloader().batch_sampler
+    while hasattr(sampler, "batch_sampler"):
+        sampler = sampler.batch_sampler
+    assert list(sampler.sampler.lengths) == [example["length"] for example in examples]
 
 
 def test_loss_is_on_the_reply_only(model_folder, tmp_path, make_run):
