@@ -107,6 +107,7 @@ class Compress:
     """Cutting every trace to the ratios of the grid."""
 
     method: Literal["compressor", "random"] = "compressor"  # "random" drops units at random: the control
+    cohesion: float = 0.5  # 0: words compete one by one; 1: words of a clause stay or go together
     batch_size: int = 64
 
     def __post_init__(self) -> None:

@@ -19,7 +19,6 @@ numbered words to keep, a formula counting as one word. Here two annotators need
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -28,13 +27,12 @@ import numpy as np
 
 from lite import backend, recipe
 from lite.compress.select import place
-from lite.compress.units import Unit, segment
+from lite.compress.units import Unit, clauses, segment
 from lite.errors import LiteError
 from lite.progress import progress
 from lite.records import Journal, Labels, Trace, read_records, write_records
 from lite.stages import Run
 
-_CLAUSE_END = re.compile(r"[.,;:!?]\W*$")
 _MAX_GROUPS = 16  # of words of one trace in the first round; what is dear is split in the next ones
 _MAX_FORMULAS = 64
 _TRACES = 16  # searched side by side, to fill batches; also what a kill can lose
@@ -56,20 +54,6 @@ class Rules:
             [index for index, unit in enumerate(segment(trace.think)) if unit.kind != "word"]
             for trace in traces
         ]
-
-
-def clauses(text: str, units: Sequence[Unit]) -> list[list[int]]:
-    """Indices of units grouped: a formula by itself, and words and numbers up to punctuation or a new line."""
-    groups: list[list[int]] = []
-    fresh = True
-    for index, unit in enumerate(units):
-        formula = unit.kind == "formula"
-        broken = index > 0 and "\n" in text[units[index - 1].end : unit.start]
-        if fresh or formula or broken:
-            groups.append([])
-        groups[-1].append(index)
-        fresh = formula or bool(_CLAUSE_END.search(text[unit.start : unit.end]))
-    return groups
 
 
 def merge(groups: list[list[int]], most: int) -> list[list[int]]:

@@ -12,6 +12,7 @@ number and its unit of measure (`3.5 kg`), its currency or its sign.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -26,6 +27,7 @@ class Unit:
     kind: Literal["formula", "number", "word"]
 
 
+_CLAUSE_END = re.compile(r"[.,;:!?]\W*$")
 _BRACES = r"\{[^{}]*\}"
 for _ in range(4):  # nesting that real LaTeX reaches
     _BRACES = r"\{(?:[^{}]|" + _BRACES + r")*\}"
@@ -186,3 +188,17 @@ def segment(text: str) -> list[Unit]:
         units.append(Unit(chunks.spans[first][0], end, kind))
         first = i + 1
     return units
+
+
+def clauses(text: str, units: Sequence[Unit]) -> list[list[int]]:
+    """Indices of units grouped: a formula by itself, and words and numbers up to punctuation or a new line."""
+    groups: list[list[int]] = []
+    fresh = True
+    for index, unit in enumerate(units):
+        formula = unit.kind == "formula"
+        broken = index > 0 and "\n" in text[units[index - 1].end : unit.start]
+        if fresh or formula or broken:
+            groups.append([])
+        groups[-1].append(index)
+        fresh = formula or bool(_CLAUSE_END.search(text[unit.start : unit.end]))
+    return groups

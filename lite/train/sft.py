@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -32,44 +33,56 @@ def encode_row(tokenizer, row: Row) -> tuple[list[int], list[int]]:
     return prompt + reply, [IGNORED] * len(prompt) + reply
 
 
-def encode_rows(tokenizer, rows: Sequence[Row], max_tokens: int) -> list[dict[str, Any]]:
-    """The rows of at most `max_tokens`, as `input_ids` and `labels` of `encode_row` and a `length` to group by.
+def training_order(lengths: Sequence[int], per_step: int, epochs: float, seed: int) -> list[int]:
+    """Indices of rows for all steps: a step holds rows of similar lengths, the steps are shuffled.
 
-    That is the length of the longest row of the same trace, so that a batch holds all ratios of some traces.
-    Batches by a row's own length hold one ratio each, and the dial was not learnt so (docs/log.md).
+    The longest step comes first, so that memory runs out there or never. What does not fill a step waits for
+    the next epoch.
     """
-    pairs = [encode_row(tokenizer, row) for row in rows]
-    longest: dict[str, int] = defaultdict(int)
-    for row, (ids, _) in zip(rows, pairs, strict=True):
-        longest[row.id] = max(longest[row.id], len(ids))
-    return [
-        {"input_ids": ids, "labels": labels, "length": longest[row.id]}
-        for row, (ids, labels) in zip(rows, pairs, strict=True)
-        if len(ids) <= max_tokens
-    ]
+    rng = random.Random(f"sft/{seed}")
+    num = len(lengths)
+    steps: list[list[int]] = []
+    for _ in range(math.ceil(epochs)):
+        drawn = rng.sample(range(num), num - num % per_step if num >= per_step else num)
+        drawn.sort(key=lambda i: lengths[i] * rng.uniform(0.95, 1.05))
+        fresh = [drawn[at : at + per_step] for at in range(0, len(drawn), per_step)]
+        rng.shuffle(fresh)
+        steps += fresh
+    steps = steps[: max(1, round(epochs * len(fresh)))]
+    longest = max(range(len(steps)), key=lambda i: max(lengths[row] for row in steps[i]))
+    steps[0], steps[longest] = steps[longest], steps[0]
+    return [row for step in steps for row in step]
 
 
-def make_trainer(model, tokenizer, examples: list[dict[str, Any]], config: Sft, seed: int, folder: str):
-    """The trainer of a stage, on encoded rows; its checkpoints go to `folder`."""
+def make_trainer(
+    model,
+    tokenizer,
+    pairs: list[tuple[list[int], list[int]]],
+    order: list[int],
+    config: Sft,
+    seed: int,
+    folder: str,
+):
+    """The trainer of a stage, on encoded rows in the order given; its checkpoints go to `folder`."""
     import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    inputs, labels = zip(*pairs, strict=True)
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
-        train_dataset=Dataset.from_list(examples),
+        train_dataset=Dataset.from_dict({"input_ids": inputs, "labels": labels}).select(order),
         args=SFTConfig(
             output_dir=folder,
             dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenised
             max_length=None,
             packing=False,
-            num_train_epochs=config.epochs,
+            num_train_epochs=1,  # the order holds all epochs
             max_steps=config.max_steps,
             per_device_train_batch_size=config.batch_size,
             gradient_accumulation_steps=config.accumulation,
-            train_sampling_strategy="group_by_length",
-            remove_unused_columns=False,  # keeps "length"
+            train_sampling_strategy="sequential",
             learning_rate=config.learning_rate,
             optim="adamw_torch_fused",  # Unsloth's default on CUDA is 8-bit
             lr_scheduler_type="cosine",
@@ -98,20 +111,24 @@ def run(run: Run) -> dict[str, Any]:
         four_bit=config.four_bit,
         seed=run.recipe.seed,
     )
-    examples = encode_rows(tokenizer, rows, config.max_tokens)
-    if not examples:
+    encoded = [(row.id, encode_row(tokenizer, row)) for row in rows]
+    # Steps are made of rows whose traces are alike in length, so that each holds all ratios: by their own
+    # lengths each would hold one ratio, and the dial was not learnt so (docs/log.md).
+    longest: dict[str, int] = defaultdict(int)
+    for id, (ids, _) in encoded:
+        longest[id] = max(longest[id], len(ids))
+    encoded = [(id, pair) for id, pair in encoded if len(pair[0]) <= config.max_tokens]
+    pairs, lengths = [pair for _, pair in encoded], [longest[id] for id, _ in encoded]
+    if not pairs:
         raise LiteError(
             f"sft: none of {len(rows)} rows has at most {config.max_tokens} tokens; raise sft.max_tokens"
         )
     work = run.path("sft", "checkpoints")
-    trainer = make_trainer(model, tokenizer, examples, config, run.recipe.seed, str(work))
-    resume = checkpoints.last_whole(work)
     per_step = config.batch_size * config.accumulation
-    total = (
-        config.max_steps
-        if config.max_steps > 0
-        else math.ceil(math.ceil(len(examples) / per_step) * config.epochs)
-    )
+    order = training_order(lengths, per_step, config.epochs, run.recipe.seed)
+    trainer = make_trainer(model, tokenizer, pairs, order, config, run.recipe.seed, str(work))
+    resume = checkpoints.last_whole(work)
+    total = config.max_steps if config.max_steps > 0 else math.ceil(len(order) / per_step)
     started = time.monotonic()
     checkpoints.fit(trainer, "sft", total, resume)
     seconds = time.monotonic() - started
@@ -125,9 +142,9 @@ def run(run: Run) -> dict[str, Any]:
     checkpoints.save_adapter(trainer.model, tokenizer, run.path("sft", "adapter"))
     checkpoints.clean(work)
     num_new = trainer.state.global_step - checkpoints.step_of(resume)
-    row_tokens = sum(len(example["input_ids"]) for example in examples) / len(examples)
+    row_tokens = sum(len(ids) for ids, _ in pairs) / len(pairs)
     return {
-        "rows": len(examples),
+        "rows": len(pairs),
         "steps": trainer.state.global_step,
         "loss_first": round(curve[0]["loss"], 4),
         "loss_last": round(curve[-1]["loss"], 4),

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lite.compress.annotate import Likelihood, Rules, clauses, merge, to_labels
-from lite.compress.units import segment
+from lite.compress.annotate import Likelihood, Rules, merge, to_labels
+from lite.compress.units import clauses, segment
 from lite.recipe import Annotate
 from lite.records import Trace
 
