@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,14 +16,11 @@ from lite.tokens import BASE, MODES, POLICY, RATIOS, strip_control
 
 app = typer.Typer(
     help="Teach a small reasoning model to think in 20 to 100 % of its tokens on demand, and run it from a GGUF.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help is drawn in half the time
     pretty_exceptions_enable=False,
 )
-recipes_app = typer.Typer(
-    help="List and copy the packaged recipes.", no_args_is_help=True, rich_markup_mode=None
-)
+recipes_app = typer.Typer(help="List and copy the packaged recipes.", rich_markup_mode=None)
 app.add_typer(recipes_app, name="recipes")
 
 RecipeArgument = Annotated[
@@ -296,6 +295,9 @@ def _top(
     pass
 
 
+UsageError = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
+
+
 def _fail(message: str) -> None:
     print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
@@ -303,8 +305,18 @@ def _fail(message: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console entry: a fault a user can mend is one line on stderr and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments, prog_name="lite")
+        code = app(arguments or ["--help"], prog_name="lite", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
+    except UsageError as fault:
+        message, verb = fault.format_message(), fault.ctx.command_path if fault.ctx else "lite"
+        message = message[:1].lower() + message[1:].rstrip(".?")
+        _fail(f"{shlex.join(['lite', *arguments])}: {message}; see `{verb} --help`")
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        sys.exit(1)
     except LiteError as fault:
         _fail(str(fault))
     except ModuleNotFoundError as fault:

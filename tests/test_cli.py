@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from tiny_gguf import write_tiny_gguf
@@ -149,15 +152,37 @@ def test_bad_input_is_one_line_and_code_2(lite, tmp_path, arguments, expected):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (("trian",), "train"),
-        (("ask",), "MODEL.gguf"),
-        (("eval", "x.gguf"), "--problems"),
-        (("problems", "quickstart", "--num", "0"), "Invalid value for '--num'"),
+        (("trian",), "error: lite trian: no such command 'trian'"),
+        (("--bad",), "error: lite --bad: no such option: --bad; see `lite --help`"),
+        (("recipes",), "error: lite recipes: missing command; see `lite recipes --help`"),
+        (("ask",), "error: lite ask: missing argument 'MODEL.gguf'; see `lite ask --help`"),
+        (("eval", "x.gguf"), "error: lite eval x.gguf: missing option '--problems'; see `lite eval --help`"),
+        (("ask", "x.gguf", "1+1?", "--ratoi", "1"), "error: lite ask x.gguf '1+1?' --ratoi 1: no such option"),
+        (("ask", "x.gguf", "a\nb", "--max-tokens"), "error: lite ask x.gguf 'a b' --max-tokens: option"),
+        (("problems", "quickstart", "--num", "0"), "--num 0: invalid value for '--num'"),
+        (("problems", "quickstart", "--num", "many"), "--num many: invalid value for '--num'"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_usage_faults(lite, arguments, expected):
-    code, _, err = lite(*arguments)
-    assert code == 2 and expected in err
+def test_usage_faults_are_one_line(lite, arguments, expected):
+    code, out, err = lite(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert expected in err and "; see `lite" in err
+
+
+def test_lite_alone_shows_its_help(lite):
+    assert lite() == lite("--help")
+
+
+@pytest.mark.parametrize("num", ["2", "500"], ids=["at the end", "amid"])
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path, num):
+    """`lite problems ... | head -1`: both where the pipe breaks amid the lines and where it does at the last flush."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lite.cli", "problems", "quickstart", "--num", num]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_problems_prints_jsonl(lite):
