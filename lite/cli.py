@@ -136,7 +136,11 @@ def ask(
         str | None, typer.Argument(metavar="QUESTION", help="Default: read from stdin.")
     ] = None,
     ratio: Annotated[
-        str, typer.Option("--ratio", help="0.2, 0.4, 0.6, 0.8, 1.0, or policy: the model chooses.")
+        str,
+        typer.Option(
+            "--ratio",
+            help="0.2, 0.4, 0.6, 0.8, 1.0; policy: the model chooses; base: for a GGUF without a dial.",
+        ),
     ] = POLICY,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of the whole reply.")] = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -175,7 +179,12 @@ def evaluate_gguf(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.json, .md and .png go.")],
     ratios: Annotated[
-        str, typer.Option("--ratios", help="Modes, parted by commas: 0.2 to 1.0, policy, base.")
+        str,
+        typer.Option(
+            "--ratios",
+            help="Modes, parted by commas: 0.2 to 1.0, policy, base. With a dial 1.0 is always measured, too:"
+            " realised ratios are over its think tokens.",
+        ),
     ] = ",".join(MODES),
     num: NumOption = None,
     seed: SeedOption = 0,

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import yaml
 
 from lite.errors import LiteError
-from lite.tokens import BASE, MODES, POLICY
+from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
 
 def _require(ok: bool, message: str) -> None:
@@ -276,7 +276,7 @@ class Export:
 class Evaluate:
     """The report, on the GGUF through llama.cpp."""
 
-    modes: tuple[str, ...] = (BASE, *MODES[:-1], "sft-policy", POLICY)
+    modes: tuple[str, ...] = (BASE, *MODES[:-1], SFT_POLICY, POLICY)
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 0.9  # where temperature is not 0
     max_tokens: int = 4096
@@ -289,7 +289,7 @@ class Evaluate:
         for name in ("temperature", "num_threads"):
             value = getattr(self, name)
             _require(value >= 0, f"evaluate.{name} = {value}: must be 0 or more")
-        known = (BASE, *MODES, "sft-policy")
+        known = (BASE, *MODES, SFT_POLICY)
         _require(bool(self.modes), f"evaluate.modes is empty; use some of {', '.join(known)}")
         _require(self.batch_size <= 256, f"evaluate.batch_size = {self.batch_size}: at most 256")
         for mode in self.modes:

@@ -12,7 +12,7 @@ import pytest
 
 import export
 import lite
-from lite.tokens import CONTROL_TOKENS
+from lite.tokens import CONTROL_TOKENS, SFT_POLICY
 
 ROOT = Path(lite.__file__).parent
 FILES = sorted(path for folder in (ROOT, Path(export.__file__).parent) for path in folder.rglob("*.py"))
@@ -94,6 +94,14 @@ def test_only_tokens_spells_control_tokens(path):
     prose = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings may
     texts = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and n not in prose]
     assert not [text for text in texts if isinstance(text, str) and any(t in text for t in CONTROL_TOKENS)]
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path != ROOT / "tokens.py"], ids=module_of)
+def test_only_tokens_spells_sft_policy(path):
+    constants = [
+        n.value for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Constant)
+    ]
+    assert SFT_POLICY not in constants
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if not module_of(p).startswith(TRAINING)], ids=module_of)

@@ -169,7 +169,9 @@ def test_base_prompt(tmp_path):
             base.prompt_ids("How many?", "0.2")
 
 
-@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('only system turns') }}"])
+@pytest.mark.parametrize(
+    "template", ["{% if %}", "{{ raise_exception('only system turns') }}", "{{ messages[0] + 1 }}"]
+)
 def test_a_template_that_fails(tmp_path, monkeypatch, template):
     monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", template)
     with Engine(write_tiny_gguf(tmp_path / "base.gguf", dial=False), num_threads=1) as base:
