@@ -102,9 +102,10 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         ),
         (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': expected int, got str"),
         (("train", "quickstart", "--set", "sft.rank"), "--set sft.rank: expected key=value"),
+        (("train", "tiny_reasonr.py"), "no packaged recipe 'tiny_reasonr.py'; did you mean quickstart.yaml?"),
         (
             ("train", "quickstart", "--set", "probe.min_success=1.5"),
-            "probe.min_success = 1.5: must lie in 0..1",
+            "probe.min_success = 1.5: must lie in (0, 1]",
         ),
         (
             ("train", "quickstart", "--stage", "sfx"),
@@ -125,7 +126,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("problems", "nix.jsonl"), "no such file; give a JSONL file, 'quickstart' or 'gym:<task>'"),
         (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
         (("problems", "bad.jsonl"), "bad.jsonl, line 2: '5' is not an object"),
-        (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many"),
+        (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
         (("problems", "one.jsonl", "--num", "2"), "2 problems are asked, 1 different ones are in it"),
         (("ask", "no.gguf", "1+1?", "--ratio", "0.3"), f"ratio 0.3: the model knows {RATIO_HELP}and policy"),
         (
@@ -147,6 +148,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         ),
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
         (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
+        (("export", "folder", "--out", "."), ".: is a folder; give the file to write, such as model.gguf"),
         (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
         (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
     ],
