@@ -17,6 +17,7 @@ import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from export.quantize import captured_log
+from lite import backend
 from lite.errors import LiteError
 from lite.tokens import (
     BASE,
@@ -158,6 +159,7 @@ def reference(folder: Path) -> tuple[Any, list[Sample]]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    backend.unpatch(ARCHITECTURES)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     modes = [BASE] * 3 if CONTROL_TOKENS[0] not in tokenizer.get_vocab() else ["0.2", "0.8", POLICY]

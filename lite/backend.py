@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,16 @@ def prepare() -> None:
         ) from None
 
 
+def unpatch(model_types: tuple[str, ...]) -> None:
+    """Give transformers its own model classes back, for a plain model in float32 on the CPU.
+
+    On CUDA Unsloth puts its own RoPE into them, whose tables lie on the GPU whatever the model's device is.
+    """
+    patched = sys.modules.get("unsloth.models.llama")
+    if patched is not None:
+        patched.restore_transformers_family(model_types)
+
+
 def load_tokenizer(model: str):
     """The model's tokenizer with the six control tokens added as special tokens (one id each)."""
     prepare()
@@ -98,14 +109,17 @@ def control_ids(tokenizer) -> list[int]:
 def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool):
     """The base model with a row for every token; ties are kept."""
     import torch
+    from transformers import AutoConfig
     from unsloth import FastLanguageModel
 
     name = resolve(model)
     try:
+        # Asked for more than the model was trained on, Unsloth on CUDA stretches its RoPE: another model.
+        window = getattr(AutoConfig.from_pretrained(name), "max_position_embeddings", max_tokens)
         with _quiet():
             base, _ = FastLanguageModel.from_pretrained(
                 name,
-                max_seq_length=max_tokens,
+                max_seq_length=min(max_tokens, window),
                 dtype=None,  # bf16 where the hardware has it
                 load_in_4bit=four_bit,
                 use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
@@ -190,6 +204,9 @@ def load_trainable(
             # PEFT follows a tie by itself
             trainable_token_indices=ids if tied else {"embed_tokens": ids, "lm_head": ids},
         )
+    for name, param in peft_model.named_parameters():
+        if "trainable_tokens_delta" in name:
+            param.requires_grad_(True)  # Unsloth on CUDA freezes all but LoRA's A and B
     head = peft_model.get_output_embeddings()
     if not hasattr(head, "bias"):
         head.bias = None  # PEFT's wrapper hides it from TRL's fused head

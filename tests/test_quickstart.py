@@ -29,13 +29,33 @@ def test_visible():
     assert world.visible(STORY) == "The answer is \\boxed{7}."
 
 
-def test_terse_has_three_styles():
-    styles = {world.terse(random.Random(seed), STORY) for seed in range(50)}
-    assert styles == {
+def test_terse_has_three_bare_styles_and_notes():
+    texts = {world.terse(random.Random(seed), STORY) for seed in range(100)}
+    assert texts >= {
         "5+4=9. 9-2=7.\nThe answer is \\boxed{7}.",
         "On Monday, finds 4 more: 5+4=9. On Tuesday, loses 2 on the way: 9-2=7.\nThe answer is \\boxed{7}.",
         "Mia 5 books\n5+4=9\n9-2=7\nThe answer is \\boxed{7}.",
     }
+    assert all(re.search(r"5\+4=9.*9-2=7", text, re.DOTALL) for text in texts)
+    assert all(text.endswith("\nThe answer is \\boxed{7}.") for text in texts)
+
+
+def test_notes_leave_out_words_and_no_equation():
+    lengths = []
+    for seed in range(100):
+        story = world.tell(random.Random(seed), 3)
+        words = world.notes(random.Random(seed), story).split()
+        assert [word for word in words if word in {f"{step.equation()}." for step in story.steps}] == [
+            f"{step.equation()}." for step in story.steps
+        ]
+        lengths.append(len(words))
+    assert min(lengths) == 3 and max(lengths) > 50
+
+
+def test_problems_are_held_out_from_pretraining():
+    assert all(world.is_held_out(problem.question) for problem in world.problems(100, 5))
+    drawn = [world.tell(random.Random(seed), 3).question for seed in range(400)]
+    assert 0.2 < sum(map(world.is_held_out, drawn)) / 400 < 0.3
 
 
 @pytest.mark.parametrize("num_steps", range(1, world.MAX_STEPS + 1))

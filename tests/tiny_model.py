@@ -36,3 +36,18 @@ def write(folder: Path, spare_rows: int = 11, tied: bool = True) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def prompt_ids(model, tokenizer, question: str, mode: str):
+    """A prompt as ids (1, T), where the model is."""
+    import torch
+
+    return torch.tensor([tokens.encode_prompt(tokenizer, question, mode)], device=model.device)
+
+
+def near(model) -> dict[str, float]:
+    """How near two ways of computing the same must come: a GPU computes in bf16."""
+    import torch
+
+    single = model.get_input_embeddings().weight.dtype == torch.float32
+    return {"atol": 1e-4} if single else {"atol": 5e-2, "rtol": 5e-2}

@@ -13,6 +13,8 @@ numbered words to keep, a formula counting as one word. Here two annotators need
   words that tell the same cost nothing and go, and then the formula is needed. In each round every group is
   removed by itself; of the cheap ones as many go, cheapest first, as are cheap together. A group that is dear
   stays dear while the rest shrinks, so it is split, and a single unit that is dear is never scored again.
+  The model reads question, chain and answer as plain text: in its chat form it expects its own narration, and
+  every sentence left out would be charged for the style it breaks, not for what it says (docs/log.md).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lite import backend, recipe, tokens
+from lite import backend, recipe
 from lite.compress.select import place
 from lite.compress.units import Unit, segment
 from lite.errors import LiteError
@@ -113,7 +115,9 @@ class Likelihood:
     def _start(self, trace: Trace) -> _Search:
         units = segment(trace.think)
         groups = [group for group in clauses(trace.think, units) if units[group[0]].kind != "formula"]
-        prompt = tokens.encode_prompt(self.tokenizer, trace.question, tokens.BASE)
+        prompt = self.tokenizer.encode(
+            f"{trace.question}\n", add_special_tokens=False, split_special_tokens=True
+        )
         return _Search(trace, prompt, units, list(range(len(units))), merge(groups, _MAX_GROUPS))
 
     def _round(self, searches: list[_Search]) -> None:
@@ -195,17 +199,16 @@ class Likelihood:
     def _encode(self, s: _Search, kept: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids, and the targets among them as (position, owner); the answer's owner is len(units)."""
         think, starts = place(s.trace.think, s.units, kept)
-        reply = tokens.write_reply(None, think, s.trace.visible)
+        visible = s.trace.visible.strip()
+        reply = f"{think}\n{visible}"
         owner = np.full(len(reply), -1)
-        head = reply.index("\n") + 1
         for index, start in zip(kept, starts, strict=True):
             unit = s.units[index]
             if unit.kind == "formula":
-                owner[head + start : head + start + unit.end - unit.start] = index
+                owner[start : start + unit.end - unit.start] = index
         for at, character in enumerate(reply):
             if not character.isdigit():
                 owner[at] = -1
-        visible = s.trace.visible.strip()
         answer = visible.rfind(s.trace.answer)
         begin = len(reply) - len(visible) + max(answer, 0)
         owner[begin : begin + len(s.trace.answer) if answer >= 0 else len(reply)] = len(s.units)

@@ -2,13 +2,15 @@
 
 The chain of thought reads like a reasoning model's: it restates, narrates, re-checks and doubts, so there
 is much to compress; every further step adds an equation that the answer needs, so harder problems need more.
-`terse` writes the same solution the way notes and textbooks do; the tiny reasoner is pretrained on both,
-because a real base model has seen terse mathematics too.
+`terse` writes the same solution the way notes and textbooks do, at any length; the tiny reasoner is pretrained
+on both, because a real base model has seen terse mathematics too. A quarter of all questions is held out:
+`problems` gives only these, pretraining sees only the others.
 """
 
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,14 +31,14 @@ WHY = {
     "*": ("So I have to multiply here.", "That is a factor, so I multiply."),
 }
 OPENERS = (
-    "Okay, let me think about this one step by step. I need to find how many {items} {name} has at the end.",
-    "Alright, let me read this carefully. The question asks how many {items} {name} has at the end.",
-    "Hmm, let me go through the story slowly. I want to know how many {items} {name} has at the end.",
+    "Okay, let me think about this one step by step.|I need to find how many {items} {name} has at the end.",
+    "Alright, let me read this carefully.|The question asks how many {items} {name} has at the end.",
+    "Hmm, let me go through the story slowly.|I want to know how many {items} {name} has at the end.",
 )
 CLOSERS = (
-    "I have used every part of the story, so this should be right. The answer is {n}.",
-    "That was the last thing in the story, so I am done here. The answer is {n}.",
-    "Let me look back once more. Yes, nothing is missing in the story. The answer is {n}.",
+    "I have used every part of the story, so this should be right.|The answer is {n}.",
+    "That was the last thing in the story, so I am done here.|The answer is {n}.",
+    "Let me look back once more.|Yes, nothing is missing in the story.|The answer is {n}.",
 )
 
 
@@ -87,46 +89,71 @@ def tell(rng: random.Random, num_steps: int) -> Story:
     return Story(name, items, start, tuple(steps), aside, " ".join(told))
 
 
-def wordy(rng: random.Random, story: Story) -> str:
-    """A chain of thought that restates, narrates and re-checks every step."""
+def is_held_out(question: str) -> bool:
+    """Whether a question is kept from pretraining."""
+    return zlib.crc32(question.encode()) % 4 == 0
+
+
+def sentences(rng: random.Random, story: Story) -> list[tuple[str, bool]]:
+    """A chain of thought that restates, narrates and re-checks every step; True marks the steps' equations."""
     name, items = story.name, story.items
-    lines = [rng.choice(OPENERS).format(name=name, items=items)]
+    told: list[tuple[str, bool]] = []
+
+    def say(*lines: str, needed: bool = False) -> None:
+        told.extend((line, needed) for line in lines)
+
+    say(*rng.choice(OPENERS).format(name=name, items=items).split("|"))
     if story.aside:
-        lines.append(f"It says that {story.aside}, but that does not matter for the question.")
-    lines.append(f"At the start, {name} has {story.start} {items}.")
+        say(f"It says that {story.aside}, but that does not matter for the question.")
+    say(f"At the start, {name} has {story.start} {items}.")
     undo = {"+": "-", "-": "+"}
     for day, step in zip(DAYS, story.steps, strict=False):
-        lines.append(f"On {day}, {step.event}. {rng.choice(WHY[step.op])}")
-        lines.append(f"{step.equation()}.")
+        say(f"On {day}, {step.event}.", rng.choice(WHY[step.op]))
+        say(f"{step.equation()}.", needed=True)
         doubt = rng.randrange(4)
         if doubt == 0 and step.op in undo:
-            lines.append(
-                f"Let me check that: {step.after}{undo[step.op]}{step.k}={step.before}. Yes, that fits."
-            )
+            say(f"Let me check that: {step.after}{undo[step.op]}{step.k}={step.before}.", "Yes, that fits.")
         elif doubt == 1:
-            lines.append(
-                rng.choice(("Wait, is that right? Yes, I think it is.", "Good, that looks right to me."))
-            )
+            say(rng.choice(("Wait, is that right? Yes, I think it is.", "Good, that looks right to me.")))
         if rng.random() < 0.5:
-            lines.append(f"So now {name} has {step.after} {items}.")
-    lines.append(rng.choice(CLOSERS).format(n=story.steps[-1].after))
-    return " ".join(lines)
+            say(f"So now {name} has {step.after} {items}.")
+    say(*rng.choice(CLOSERS).format(n=story.steps[-1].after).split("|"))
+    return told
+
+
+def wordy(rng: random.Random, story: Story) -> str:
+    """The whole chain of thought, as a reasoning model writes it."""
+    return " ".join(sentence for sentence, _ in sentences(rng, story))
+
+
+def notes(rng: random.Random, story: Story) -> str:
+    """The chain of thought with sentences left out, and often words; the steps' equations stay."""
+    keep_sentence, keep_word = rng.random(), rng.choice((1.0, rng.random()))
+    words: list[str] = []
+    for sentence, needed in sentences(rng, story):
+        if needed:
+            words.append(sentence)
+        elif rng.random() < keep_sentence:
+            words += [word for word in sentence.split() if rng.random() < keep_word]
+    return " ".join(words)
 
 
 def terse(rng: random.Random, story: Story) -> str:
-    """The solution as bare notes, in one of three styles."""
-    style = rng.randrange(3)
+    """The solution as notes, bare or with some words, in one of four styles."""
+    style = rng.randrange(6)
     if style == 0:
-        notes = " ".join(f"{step.equation()}." for step in story.steps)
+        text = " ".join(f"{step.equation()}." for step in story.steps)
     elif style == 1:
-        notes = " ".join(
+        text = " ".join(
             f"On {day}, {s.event}: {s.equation()}." for day, s in zip(DAYS, story.steps, strict=False)
         )
-    else:
-        notes = f"{story.name} {story.start} {story.items}\n" + "\n".join(
+    elif style == 2:
+        text = f"{story.name} {story.start} {story.items}\n" + "\n".join(
             step.equation() for step in story.steps
         )
-    return f"{notes}\n{visible(story)}"
+    else:
+        text = notes(rng, story)
+    return f"{text}\n{visible(story)}"
 
 
 def visible(story: Story) -> str:
@@ -135,10 +162,12 @@ def visible(story: Story) -> str:
 
 
 def problems(num: int, seed: int) -> Iterator[Problem]:
-    """Yield `num` problems with worked chains of thought; steps cycle through 1 to 6. Repeatable by seed."""
+    """Yield `num` held-out problems with worked chains of thought; steps cycle through 1 to 6. Repeatable by seed."""
     for index in range(num):
         rng = random.Random(f"{seed}/{index}")
         story = tell(rng, index % MAX_STEPS + 1)
+        while not is_held_out(story.question):
+            story = tell(rng, index % MAX_STEPS + 1)
         yield Problem(
             f"quickstart-{seed}-{index}", story.question, str(story.steps[-1].after), wordy(rng, story)
         )

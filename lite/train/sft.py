@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from lite import backend, tokens
@@ -30,19 +32,33 @@ def encode_row(tokenizer, row: Row) -> tuple[list[int], list[int]]:
     return prompt + reply, [IGNORED] * len(prompt) + reply
 
 
-def make_trainer(
-    model, tokenizer, pairs: list[tuple[list[int], list[int]]], config: Sft, seed: int, folder: str
-):
+def encode_rows(tokenizer, rows: Sequence[Row], max_tokens: int) -> list[dict[str, Any]]:
+    """The rows of at most `max_tokens`, as `input_ids` and `labels` of `encode_row` and a `length` to group by.
+
+    That is the length of the longest row of the same trace, so that a batch holds all ratios of some traces.
+    Batches by a row's own length hold one ratio each, and the dial was not learnt so (docs/log.md).
+    """
+    pairs = [encode_row(tokenizer, row) for row in rows]
+    longest: dict[str, int] = defaultdict(int)
+    for row, (ids, _) in zip(rows, pairs, strict=True):
+        longest[row.id] = max(longest[row.id], len(ids))
+    return [
+        {"input_ids": ids, "labels": labels, "length": longest[row.id]}
+        for row, (ids, labels) in zip(rows, pairs, strict=True)
+        if len(ids) <= max_tokens
+    ]
+
+
+def make_trainer(model, tokenizer, examples: list[dict[str, Any]], config: Sft, seed: int, folder: str):
     """The trainer of a stage, on encoded rows; its checkpoints go to `folder`."""
     import torch
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    inputs, labels = zip(*pairs, strict=True)
     trainer = SFTTrainer(
         model=model,
         processing_class=tokenizer,
-        train_dataset=Dataset.from_dict({"input_ids": inputs, "labels": labels}),
+        train_dataset=Dataset.from_list(examples),
         args=SFTConfig(
             output_dir=folder,
             dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenised
@@ -52,9 +68,10 @@ def make_trainer(
             max_steps=config.max_steps,
             per_device_train_batch_size=config.batch_size,
             gradient_accumulation_steps=config.accumulation,
-            # Grouping by length puts one ratio into a step; the dial was not learnt so (docs/log.md).
-            train_sampling_strategy="random",
+            train_sampling_strategy="group_by_length",
+            remove_unused_columns=False,  # keeps "length"
             learning_rate=config.learning_rate,
+            optim="adamw_torch_fused",  # Unsloth's default on CUDA is 8-bit
             lr_scheduler_type="cosine",
             warmup_steps=config.warmup,  # below 1: a share of all steps
             weight_decay=0.0,
@@ -81,20 +98,19 @@ def run(run: Run) -> dict[str, Any]:
         four_bit=config.four_bit,
         seed=run.recipe.seed,
     )
-    pairs = [encode_row(tokenizer, row) for row in rows]
-    pairs = [pair for pair in pairs if len(pair[0]) <= config.max_tokens]
-    if not pairs:
+    examples = encode_rows(tokenizer, rows, config.max_tokens)
+    if not examples:
         raise LiteError(
             f"sft: none of {len(rows)} rows has at most {config.max_tokens} tokens; raise sft.max_tokens"
         )
     work = run.path("sft", "checkpoints")
-    trainer = make_trainer(model, tokenizer, pairs, config, run.recipe.seed, str(work))
+    trainer = make_trainer(model, tokenizer, examples, config, run.recipe.seed, str(work))
     resume = checkpoints.last_whole(work)
     per_step = config.batch_size * config.accumulation
     total = (
         config.max_steps
         if config.max_steps > 0
-        else math.ceil(math.ceil(len(pairs) / per_step) * config.epochs)
+        else math.ceil(math.ceil(len(examples) / per_step) * config.epochs)
     )
     started = time.monotonic()
     checkpoints.fit(trainer, "sft", total, resume)
@@ -109,9 +125,9 @@ def run(run: Run) -> dict[str, Any]:
     checkpoints.save_adapter(trainer.model, tokenizer, run.path("sft", "adapter"))
     checkpoints.clean(work)
     num_new = trainer.state.global_step - checkpoints.step_of(resume)
-    row_tokens = sum(len(ids) for ids, _ in pairs) / len(pairs)
+    row_tokens = sum(len(example["input_ids"]) for example in examples) / len(examples)
     return {
-        "rows": len(pairs),
+        "rows": len(examples),
         "steps": trainer.state.global_step,
         "loss_first": round(curve[0]["loss"], 4),
         "loss_last": round(curve[-1]["loss"], 4),

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from lite import tokens
 from lite.compress.annotate import Likelihood, Rules, clauses, merge, to_labels
 from lite.compress.units import segment
 from lite.recipe import Annotate
@@ -86,8 +85,8 @@ def plain_log_p(model, tokenizer, example, think, owner_text):
     """Log p of the digits of `owner_text` (its last occurrence in the reply), one sequence, straight."""
     import torch
 
-    prompt = tokens.encode_prompt(tokenizer, example.question, tokens.BASE)
-    reply = tokens.write_reply(None, think, example.visible)
+    prompt = tokenizer.encode(f"{example.question}\n", add_special_tokens=False)
+    reply = f"{think}\n{example.visible}"
     coded = tokenizer(reply, add_special_tokens=False, return_offsets_mapping=True)
     ids = torch.tensor([prompt + coded["input_ids"]])
     with torch.inference_mode():

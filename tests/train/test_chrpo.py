@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny_model
 
 from lite import backend, tokens
 from lite.records import Journal, TeacherRatio, write_records
@@ -65,9 +66,11 @@ def test_control_term_reaches_only_the_first_output_position(trainer):
         "completion_ids": torch.tensor([[261, 7, 8], [262, 9, 9], [263, 5, 5]]),
         "ctrl_advantages": torch.tensor([1.0, -2.0, 0.5]),
     }
+    inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
 
     def gradient(**changed):
         model.zero_grad()
+        changed = {name: tensor.to(model.device) for name, tensor in changed.items()}
         loss = trainer.control_term(model, {**inputs, **changed})
         loss.backward()
         return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -76,9 +79,9 @@ def test_control_term_reaches_only_the_first_output_position(trainer):
     # by hand: each prompt alone, unpadded, the log-probability of the first output token at T = 0.7
     by_hand = 0.0
     for i, first, advantage in zip(order, (261, 262, 263), (1.0, -2.0, 0.5), strict=True):
-        logits = model(input_ids=torch.tensor([prompts[i]])).logits[0, -1].detach()
+        logits = model(input_ids=torch.tensor([prompts[i]], device=model.device)).logits[0, -1].detach()
         by_hand -= advantage * torch.log_softmax(logits / 0.7, -1)[first].item() / 3
-    assert loss == pytest.approx(by_hand, abs=1e-4)
+    assert loss == pytest.approx(by_hand, abs=tiny_model.near(model)["atol"])
 
     # what follows the first output token makes no difference to loss or gradient; the first token does
     other_loss, other = gradient(completion_ids=torch.tensor([[261, 1, 1], [262, 2, 2], [263, 3, 3]]))
@@ -98,7 +101,8 @@ def test_control_term_reaches_only_the_first_output_position(trainer):
     assert [tuple(logits.shape) for logits in seen] == [(2, 1, 272)]  # two prompts, one position each
     assert seen[0].grad.abs().sum() > 0
 
-    assert trainer.control_term(model, {**inputs, "ctrl_advantages": torch.zeros(3)}).item() == 0
+    nothing = torch.zeros_like(inputs["ctrl_advantages"])
+    assert trainer.control_term(model, {**inputs, "ctrl_advantages": nothing}).item() == 0
 
 
 def test_two_steps(make_run):
@@ -148,7 +152,7 @@ def test_control_term_teaches_the_choice(make_run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(backend, "generate", generate)
     monkeypatch.setattr(rewards, "score", score)
-    ids = torch.tensor([tokens.encode_prompt(tokenizer, TEACHERS[0].question, tokens.POLICY)])
+    ids = tiny_model.prompt_ids(model, tokenizer, TEACHERS[0].question, tokens.POLICY)
 
     def preference():
         with torch.no_grad():

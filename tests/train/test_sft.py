@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import tiny_model
 
 from lite import backend, tokens
 from lite.errors import LiteError
@@ -39,8 +40,8 @@ def test_only_lora_and_the_six_rows_move(model_folder, tmp_path, make_run):
     )
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
     effective = model.get_output_embeddings().weight.detach().clone()
-    pairs = [sft.encode_row(tokenizer, row) for row in ROWS]
-    trainer = sft.make_trainer(model, tokenizer, pairs, config, 0, str(tmp_path))
+    examples = sft.encode_rows(tokenizer, ROWS, 512)
+    trainer = sft.make_trainer(model, tokenizer, examples, config, 0, str(tmp_path))
     trainer.train()
     moved = {name for name, param in model.named_parameters() if not torch.equal(param, before[name])}
     trained = {name for name in before if "lora_" in name or "trainable_tokens_delta" in name}
@@ -52,6 +53,35 @@ def test_only_lora_and_the_six_rows_move(model_folder, tmp_path, make_run):
     assert changed == backend.control_ids(tokenizer)
 
 
+def test_rows_are_grouped_by_the_longest_of_their_trace(model_folder):
+    tokenizer = backend.load_tokenizer(model_folder)
+    rows = [
+        Row("a", "0.2", "q", 0.2, "b", "2"),
+        Row("a", "1.0", "q", 1.0, "b " * 20, "2"),
+        Row("b", "0.2", "q", 0.2, "b " * 5, "2"),
+    ]
+    examples = sft.encode_rows(tokenizer, rows, 512)
+    own = [len(example["input_ids"]) for example in examples]
+    assert [example["length"] for example in examples] == [own[1], own[1], own[2]]
+    assert [len(example["input_ids"]) for example in sft.encode_rows(tokenizer, rows, own[1] - 1)] == [
+        own[0],
+        own[2],
+    ]
+
+
+def test_batches_are_drawn_by_the_length_of_the_trace(model_folder, tmp_path, make_run):
+    config = make_run("sft: {batch_size: 4, rank: 4, alpha: 8}").recipe.sft
+    model, tokenizer = backend.load_trainable(
+        model_folder, max_tokens=512, rank=4, alpha=8, four_bit=False, seed=0
+    )
+    examples = sft.encode_rows(tokenizer, ROWS, 512)
+    trainer = sft.make_trainer(model, tokenizer, examples, config, 0, str(tmp_path))
+    sampler = trainer.get_train_dataloader().batch_sampler
+    while hasattr(sampler, "batch_sampler"):
+        sampler = sampler.batch_sampler
+    assert list(sampler.sampler.lengths) == [example["length"] for example in examples]
+
+
 def test_loss_is_on_the_reply_only(model_folder, tmp_path, make_run):
     """The trainer's first loss is the mean cross entropy over reply tokens, computed here by hand."""
     import torch
@@ -60,14 +90,18 @@ def test_loss_is_on_the_reply_only(model_folder, tmp_path, make_run):
     model, tokenizer = backend.load_trainable(
         model_folder, max_tokens=512, rank=4, alpha=8, four_bit=False, seed=0
     )
-    pairs = [sft.encode_row(tokenizer, row) for row in ROWS[:2]]
+    examples = sft.encode_rows(tokenizer, ROWS[:2], 512)
     losses = []
-    for ids, labels in pairs:
-        log_probs = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].detach(), -1)
+    for ids, labels in ((example["input_ids"], example["labels"]) for example in examples):
+        log_probs = torch.log_softmax(
+            model(input_ids=torch.tensor([ids], device=model.device)).logits[0].detach(), -1
+        )
         losses += [-log_probs[at - 1, label] for at, label in enumerate(labels) if label != -100]
-    trainer = sft.make_trainer(model, tokenizer, pairs, config, 0, str(tmp_path))
+    trainer = sft.make_trainer(model, tokenizer, examples, config, 0, str(tmp_path))
     trainer.train()
-    assert trainer.state.log_history[0]["loss"] == pytest.approx(torch.stack(losses).mean().item(), abs=1e-4)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(
+        torch.stack(losses).mean().item(), abs=tiny_model.near(model)["atol"]
+    )
 
 
 def test_stage_resumes_from_the_last_whole_checkpoint(make_run, monkeypatch):
