@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiny_tokenizer import tiny_tokenizer
 
-from lite import backend
+from lite import backend, tokens
 
 
 def write(folder: Path, spare_rows: int = 11, tied: bool = True) -> Path:
