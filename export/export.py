@@ -6,6 +6,7 @@ logits and greedy text), quantised, verified again, and renamed: a GGUF that is 
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from export.quantize import FLOATS, HEADER_BYTES, QUANTS, quantize, require_quan
 from lite import backend
 from lite.errors import LiteError
 from lite.progress import console
-from lite.records import atomic_write
+from lite.records import atomic_write, write_json
 from lite.stages import Run, sha256
 
 # Below this a model is converted, and compared with Hugging Face, in f32: the noise is 1e-5 instead of 1e-2.
@@ -43,6 +44,8 @@ def export(source: Path, out: Path, quant: str, dial: bool = True) -> dict[str, 
     require_quant(quant)
     if not source.is_dir():
         raise LiteError(f"{source}: no such folder; give a Hugging Face model folder")
+    if out.is_dir():
+        raise LiteError(f"{out}: is a folder; give the file to write, such as {out / 'model.gguf'}")
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # left by a cut
@@ -81,7 +84,7 @@ def _local(model: str) -> Path:
 
 
 def run(run: Run) -> dict[str, Any]:
-    """Export the base, the SFT and the policy model; SHA256SUMS lists them."""
+    """Export the base, the SFT and the policy model; SHA256SUMS lists them, measured.json says how they came out."""
     quant = run.recipe.export.quant
     require_quant(quant)
     sources = {
@@ -89,18 +92,19 @@ def run(run: Run) -> dict[str, Any]:
         "sft": run.path("merge", "sft"),
         "policy": run.path("merge", "policy"),
     }
-    missing = {which: source for which, source in sources.items() if not run.gguf(which).is_file()}
-    sizes = [_num_bytes(source, quant) for source in missing.values()]
     folder = run.path("export")
+    numbers = folder / "measured.json"  # what was measured on the GGUFs that are there
+    measured = json.loads(numbers.read_text(encoding="utf-8")) if numbers.is_file() else {}
+    missing = [which for which in sources if which not in measured or not run.gguf(which).is_file()]
+    sizes = [_num_bytes(sources[which], quant) for which in missing]
     for leftover in folder.glob(".*"):  # of a cut
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     require_space(folder, sum(final for final, _ in sizes) + max((middle for _, middle in sizes), default=0))
-    measured: dict[str, Any] = {}
-    for which, source in missing.items():
+    for which in missing:
         console.print(f"  {run.gguf(which).name}: convert, verify, quantise, verify")
-        numbers = export(source, run.gguf(which), quant, dial=which != "base")
-        measured |= {f"{which}_{key}": value for key, value in numbers.items()}
+        measured[which] = export(sources[which], run.gguf(which), quant, dial=which != "base")
+        write_json(numbers, measured)
     with atomic_write(folder / "SHA256SUMS") as handle:
         for which in sources:
             handle.write(f"{sha256(run.gguf(which))}  {run.gguf(which).name}\n")
-    return measured
+    return {f"{which}_{key}": value for which in sources for key, value in measured[which].items()}

@@ -19,11 +19,11 @@ from lite.stages import Run
 SOURCES = {"sft": "sft", "policy": "chrpo"}  # what is merged: the stage whose adapter it is
 
 
-def _num_rows(adapter: Path, num_tokens: int, num_base: int) -> int:
+def _num_rows(weights: Path, num_tokens: int, num_base: int) -> int:
     """Embedding rows the merged model needs: the adapter's where it saved them, else room for its tokens."""
     from safetensors import safe_open
 
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as handle:
+    with safe_open(weights, framework="pt") as handle:
         for name in handle.keys():
             if ".embed_tokens." in name and name.endswith(("embed_tokens.weight", ".base_layer.weight")):
                 return handle.get_slice(name).get_shape()[0]
@@ -36,8 +36,7 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
     Spare embedding rows of the base take the new tokens; where there are none the embedding grows. Tied
     embeddings stay tied. Raises LiteError where the adapter is not there or does not fit.
     """
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise LiteError(f"{adapter}: no adapter_model.safetensors; run the stage that trains it")
+    weights = backend.adapter_file(adapter)
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -45,7 +44,7 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), low_cpu_mem_usage=True)
     num_base = model.get_input_embeddings().num_embeddings
-    num_rows = _num_rows(adapter, len(tokenizer), num_base)
+    num_rows = _num_rows(weights, len(tokenizer), num_base)
     if num_rows != num_base:
         model.resize_token_embeddings(num_rows, mean_resizing=False)
     try:

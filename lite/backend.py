@@ -151,12 +151,19 @@ def _init_rows(base, ids: list[int], seed: int) -> None:
         weight[ids] = (noise / noise.norm(dim=1, keepdim=True) * length).to(weight.dtype)
 
 
+def adapter_file(adapter: Path) -> Path:
+    """The weights of a saved adapter. Raises LiteError where they are not there."""
+    path = adapter / "adapter_model.safetensors"
+    if not path.is_file():
+        raise LiteError(f"{adapter}: holds no {path.name}; run the stage that trains it again")
+    return path
+
+
 def load_adapter_weights(model, adapter: Path) -> None:
     """Put a saved adapter's weights into a model from `load_trainable` of the same rank."""
     from peft import load_peft_weights, set_peft_model_state_dict
 
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise LiteError(f"{adapter}: holds no adapter_model.safetensors; run the stage that makes it again")
+    adapter_file(adapter)
     loaded = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"))
     if loaded.unexpected_keys:
         raise LiteError(f"{adapter}: made for another model (it has {loaded.unexpected_keys[0]})")
@@ -221,10 +228,7 @@ def load(model: str, *, max_tokens: int, adapter: Path | None = None, four_bit: 
     if adapter is not None:
         from peft import PeftModel
 
-        if not (adapter / "adapter_model.safetensors").is_file():
-            raise LiteError(
-                f"{adapter}: holds no adapter_model.safetensors; run the stage that makes it again"
-            )
+        adapter_file(adapter)
         with _quiet():
             base = PeftModel.from_pretrained(base, str(adapter))
             if not four_bit:

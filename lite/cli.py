@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,14 +16,11 @@ from lite.tokens import BASE, MODES, POLICY, RATIOS, strip_control
 
 app = typer.Typer(
     help="Teach a small reasoning model to think in 20 to 100 % of its tokens on demand, and run it from a GGUF.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain help is drawn in half the time
     pretty_exceptions_enable=False,
 )
-recipes_app = typer.Typer(
-    help="List and copy the packaged recipes.", no_args_is_help=True, rich_markup_mode=None
-)
+recipes_app = typer.Typer(help="List and copy the packaged recipes.", rich_markup_mode=None)
 app.add_typer(recipes_app, name="recipes")
 
 RecipeArgument = Annotated[
@@ -137,7 +136,11 @@ def ask(
         str | None, typer.Argument(metavar="QUESTION", help="Default: read from stdin.")
     ] = None,
     ratio: Annotated[
-        str, typer.Option("--ratio", help="0.2, 0.4, 0.6, 0.8, 1.0, or policy: the model chooses.")
+        str,
+        typer.Option(
+            "--ratio",
+            help="0.2, 0.4, 0.6, 0.8, 1.0; policy: the model chooses; base: for a GGUF without a dial.",
+        ),
     ] = POLICY,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of the whole reply.")] = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -176,7 +179,12 @@ def evaluate_gguf(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.json, .md and .png go.")],
     ratios: Annotated[
-        str, typer.Option("--ratios", help="Modes, parted by commas: 0.2 to 1.0, policy, base.")
+        str,
+        typer.Option(
+            "--ratios",
+            help="Modes, parted by commas: 0.2 to 1.0, policy, base. With a dial 1.0 is always measured, too:"
+            " realised ratios are over its think tokens.",
+        ),
     ] = ",".join(MODES),
     num: NumOption = None,
     seed: SeedOption = 0,
@@ -296,6 +304,9 @@ def _top(
     pass
 
 
+UsageError = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
+
+
 def _fail(message: str) -> None:
     print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(2)
@@ -303,8 +314,18 @@ def _fail(message: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """The console entry: a fault a user can mend is one line on stderr and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app(arguments, prog_name="lite")
+        code = app(arguments or ["--help"], prog_name="lite", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code)
+    except UsageError as fault:
+        message, verb = fault.format_message(), fault.ctx.command_path if fault.ctx else "lite"
+        message = message[:1].lower() + message[1:].rstrip(".?")
+        _fail(f"{shlex.join(['lite', *arguments])}: {message}; see `{verb} --help`")
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
+        sys.exit(1)
     except LiteError as fault:
         _fail(str(fault))
     except ModuleNotFoundError as fault:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import re
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,12 +22,13 @@ from typing import Any
 from lite.errors import LiteError
 from lite.grading import final_answer
 from lite.quickstart import world
-from lite.records import Problem, read_records, write_records
+from lite.records import Problem, located_records, write_records
 from lite.stages import Run
 
 QUICKSTART, GYM = "quickstart", "gym:"
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's marks, such as <<48/2=24>>
 _GSM8K = re.compile(r"(.*)####\s*(\S.*)", re.DOTALL)
+_HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which no file can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +53,12 @@ def _to_problem(line: _Line, where: str) -> Problem:
     values = {}
     for name in _Line.__slots__:
         value = getattr(line, name)
-        if isinstance(value, (bool, list, dict)):
-            raise LiteError(f"{where}: {name} = {json.dumps(value)[:60]}: expected text")
+        if isinstance(value, (bool, list, dict)) or (isinstance(value, float) and not math.isfinite(value)):
+            raise LiteError(f"{where}: {name} = {json.dumps(value)[:60]}: expected text or a number")
+        if isinstance(value, str) and (half := _HALF.search(value)):
+            raise LiteError(
+                f"{where}: {name} has half a character, {half[0]!r}; write the whole one, or none"
+            )
         values[name] = "" if value is None else str(value).strip()
     question = values["question"] or values["problem"]
     if not question:
@@ -71,13 +78,11 @@ def read_file(path: Path) -> list[Problem]:
     """All problems of a JSONL file in its order, without repeated questions. Raises LiteError for bad lines."""
     problems: dict[str, Problem] = {}
     owners: dict[str, str] = {}
-    for number, line in enumerate(read_records(path, _Line), start=1):
-        problem = _to_problem(line, f"{path}, problem {number}")
+    for where, line in located_records(path, _Line):
+        problem = _to_problem(line, where)
         key = _key(problem.question)
         if owners.setdefault(problem.id, key) != key:
-            raise LiteError(
-                f"{path}, problem {number}: id {problem.id!r} stands for two questions; make ids unique"
-            )
+            raise LiteError(f"{where}: id {problem.id!r} stands for two questions; make ids unique")
         problems.setdefault(key, problem)
     if not problems:
         raise LiteError(f"{path}: no problems in it; write one JSON object with question and answer per line")
@@ -86,7 +91,9 @@ def read_file(path: Path) -> list[Problem]:
 
 def _gym(task: str, num: int, seed: int) -> Iterator[Problem]:
     try:
-        import reasoning_gym
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # at import, about its own source
+            import reasoning_gym
     except ImportError:
         raise LiteError(f"source gym:{task} needs reasoning-gym; install extra-cot-lite[train]") from None
     try:
@@ -117,7 +124,7 @@ def load(source: str, num: int | None = None, seed: int = 0) -> list[Problem]:
         raise LiteError(f"num = {num}: ask for 1 problem or more")
     if generates(source):
         if num is None:
-            raise LiteError(f"{source} makes as many problems as asked; say how many")
+            raise LiteError(f"{source} makes as many problems as asked; say how many with --num")
         return _different(generate(source, 2 * num + 100, seed), num, source, set())
     problems = _read_source(source)
     if num is None:

@@ -39,7 +39,8 @@ def packaged(name: str) -> Path:
     for known in names():
         if name in (known, known.removesuffix(".yaml")):
             return folder() / known
-    nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)[0]
+    recipes = [known for known in names() if known.endswith(".yaml")]
+    nearest = difflib.get_close_matches(name, recipes, n=1, cutoff=0.0)[0]
     raise LiteError(f"no packaged recipe {name!r}; did you mean {nearest}? `lite recipes ls` lists them")
 
 

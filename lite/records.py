@@ -105,16 +105,24 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill a temporary folder beside `path`; on success rename it into place, so a folder there is whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Fill a temporary folder beside `path`; on success rename it into place, so a folder there is whole.
+
+    The one it replaces is set aside first; where a kill came between the two renames, the next call puts it back.
+    """
+    temporary, before = (path.with_name(f".{path.name}.{what}") for what in ("tmp", "before"))
     shutil.rmtree(temporary, ignore_errors=True)
+    if before.exists() and not path.exists():
+        os.replace(before, path)
+    shutil.rmtree(before, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            os.replace(path, before)
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -159,19 +167,26 @@ def parse_line(cls: type[R], line: str, where: str) -> R:
     return cls(**{name: value[name] for name in known if name in value})
 
 
-def read_records(path: Path, cls: type[R]) -> list[R]:
-    """Read a JSONL file of `cls`. Raises LiteError with the line number for a bad line."""
+def located_records(path: Path, cls: type[R]) -> Iterator[tuple[str, R]]:
+    """The records of a JSONL file of `cls`, each with its place ("<path>, line 3") for messages.
+
+    Raises LiteError with that place for a bad line.
+    """
     try:
         with open(path, encoding="utf-8-sig") as handle:
-            return [
-                parse_line(cls, line, f"{path}, line {number}")
-                for number, line in enumerate(handle, start=1)
-                if line.strip()
-            ]
+            for number, line in enumerate(handle, start=1):
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    yield where, parse_line(cls, line, where)
     except (FileNotFoundError, IsADirectoryError):
         raise LiteError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError:
         raise LiteError(f"{path}: not UTF-8 text; a JSONL file is needed") from None
+
+
+def read_records(path: Path, cls: type[R]) -> list[R]:
+    """Read a JSONL file of `cls`. Raises LiteError with the line number for a bad line."""
+    return [record for _, record in located_records(path, cls)]
 
 
 class Journal:

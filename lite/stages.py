@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lite import backend
 from lite import recipe as recipes
 from lite.errors import LiteError
 from lite.progress import console
@@ -90,6 +92,29 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+MODEL_FILES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # weights, config, tokenizer
+
+
+@functools.cache
+def _sha256_of_state(path: Path, num_bytes: int, mtime_ns: int) -> str:
+    """`sha256`, once in a process for a file that does not change."""
+    return sha256(path)
+
+
+def model_content(model: str) -> str | dict[str, str]:
+    """What a recipe's model is: the digests of a local folder's files, so that another training is another model.
+
+    A hub name stands for itself.
+    """
+    folder = Path(backend.resolve(model))
+    if not folder.is_dir():
+        return model
+    states = {path: path.stat() for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES}
+    return {
+        path.name: _sha256_of_state(path, state.st_size, state.st_mtime_ns) for path, state in states.items()
+    }
+
+
 def reset_peak_memory() -> None:
     """Start a new measurement of peak memory (Linux; elsewhere the peak of the whole process stays)."""
     with contextlib.suppress(OSError):
@@ -130,10 +155,11 @@ class Run:
         what = {
             "stage": name,
             "section": dataclasses.asdict(getattr(self.recipe, name)),
-            "model": self.recipe.model,
             "seed": self.recipe.seed,
             "reads": [self.fingerprint(read) for read in stage(name).reads],
         }
+        if name != "problems":
+            what["model"] = model_content(self.recipe.model)
         if name == "export":
             what["name"] = self.recipe.name  # the GGUFs carry it
         source = Path(self.recipe.problems.source)
@@ -144,17 +170,19 @@ class Run:
     def manifest(self, name: str) -> dict[str, Any] | None:
         """A stage's manifest, or None where it is not done."""
         try:
-            return json.loads(self.path(name, "manifest.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+            manifest = json.loads(self.path(name, "manifest.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
             return None
+        return manifest if isinstance(manifest, dict) else None
 
     def is_done(self, name: str) -> bool:
         """Whether a stage finished under the current recipe and all that it wrote is still there, uncut."""
-        manifest = self.manifest(name)
+        manifest = self.manifest(name) or {}
+        sizes = manifest.get("bytes")
         return (
-            manifest is not None
-            and manifest["fingerprint"] == self.fingerprint(name)
-            and all(_num_bytes(self.path(name, file)) == size for file, size in manifest["bytes"].items())
+            manifest.get("fingerprint") == self.fingerprint(name)
+            and isinstance(sizes, dict)
+            and all(_num_bytes(self.path(name, file)) == size for file, size in sizes.items())
         )
 
     def gguf(self, which: str) -> Path:
@@ -171,23 +199,44 @@ class Run:
                     f"stage {name} reads {read}, which is not done in {self.folder}; run it first"
                 )
         folder, fingerprint = self.path(name), self.fingerprint(name)
-        started_under, before = folder / "fingerprint", self.folder / f".{name}.before"
-        if folder.exists() and (not started_under.is_file() or started_under.read_text() != fingerprint):
-            shutil.rmtree(before, ignore_errors=True)
-            folder.rename(before)  # another recipe's: kept until this one is done
+        if folder.exists() and not self._was_begun(name):
+            folder.rename(self._before(name))  # another recipe's: kept until this one is done
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "manifest.json").unlink(missing_ok=True)
         for torn in list(folder.rglob(".*.tmp")):  # a killed process's
             shutil.rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
-        with atomic_write(started_under) as handle:
+        with atomic_write(folder / "fingerprint") as handle:
             handle.write(fingerprint)
         try:
             self._finish_stage(this, fingerprint)
         except LiteError:
-            if before.exists():
-                shutil.rmtree(folder)
-                before.rename(folder)
+            self._put_back(name)
             raise
-        shutil.rmtree(before, ignore_errors=True)
+        shutil.rmtree(self._before(name), ignore_errors=True)
+
+    def _before(self, name: str) -> Path:
+        """Where another recipe's folder of a stage is kept while this recipe's is being made."""
+        return self.folder / f".{name}.before"
+
+    def _was_begun(self, name: str) -> bool:
+        """Whether what is in a stage's folder was made under the current recipe."""
+        started_under = self.path(name, "fingerprint")
+        return started_under.is_file() and started_under.read_text() == self.fingerprint(name)
+
+    def _put_back(self, name: str) -> None:
+        """Bring back what was set aside. What stands in its place goes, its fingerprint first: half of it is none."""
+        if self._before(name).exists():
+            self.path(name, "fingerprint").unlink(missing_ok=True)
+            shutil.rmtree(self.path(name), ignore_errors=True)
+            self._before(name).rename(self.path(name))
+
+    def mend_stage(self, name: str) -> None:
+        """After a kill: what was set aside goes where its successor got done, and comes back where the successor is
+        not this recipe's. Else this recipe goes on with its work, and what was set aside stays."""
+        if self.manifest(name) is not None:
+            shutil.rmtree(self._before(name), ignore_errors=True)
+        elif self._before(name).exists() and not self._was_begun(name):
+            self._put_back(name)
 
     def _finish_stage(self, this: Stage, fingerprint: str) -> None:
         """Do the work of a stage in its folder, then write its manifest."""
@@ -242,9 +291,13 @@ def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | No
             stage(name)
     run = Run(recipe, folder)
     with _alone_in(folder):
+        for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
+            torn.unlink()
         with atomic_write(folder / "recipe.yaml") as handle:
             handle.write(recipes.dump(recipe))
         wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
+        for name in NAMES:
+            run.mend_stage(name)
         for name in wanted:
             place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
             if run.is_done(name):

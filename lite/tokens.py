@@ -17,6 +17,7 @@ from lite.errors import LiteError
 RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)
 POLICY = "policy"
 BASE = "base"  # no control token at all: the model before it learnt the dial
+SFT_POLICY = "sft-policy"  # in reports: POLICY of the model before CHRPO
 RATIO_TOKENS = tuple(f"<COMP_{round(100 * ratio)}>" for ratio in RATIOS)
 POLICY_TOKEN = "<COMP_POLICY>"
 CONTROL_TOKENS = (*RATIO_TOKENS, POLICY_TOKEN)

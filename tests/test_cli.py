@@ -5,7 +5,10 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from tiny_gguf import write_tiny_gguf
@@ -37,8 +40,31 @@ def test_help_names_every_verb(lite):
         ("traces", ["RECIPE", "--set KEY=VALUE", "--out DIR"]),
         ("quickstart", ["--set KEY=VALUE", "--out DIR"]),
         ("problems", ["SOURCE", "quickstart, gym:<task>", "--num", "--seed"]),
-        ("ask", ["MODEL.gguf", "QUESTION", "stdin", "--ratio", "--max-tokens", "--json", "--hide-thinking"]),
-        ("eval", ["MODEL.gguf", "--problems FILE.jsonl", "--ratios", "--out DIR", "--num", "--seed"]),
+        (
+            "ask",
+            [
+                "MODEL.gguf",
+                "QUESTION",
+                "stdin",
+                "--ratio",
+                "--max-tokens",
+                "--json",
+                "--hide-thinking",
+                "base: for a GGUF without a dial",
+            ],
+        ),
+        (
+            "eval",
+            [
+                "MODEL.gguf",
+                "--problems FILE.jsonl",
+                "--ratios",
+                "1.0 is always measured",
+                "--out DIR",
+                "--num",
+                "--seed",
+            ],
+        ),
         ("export", ["RUN|FOLDER", "--out FILE.gguf", "--quant", "q4_k_m"]),
         ("recipes", ["ls", "cp"]),
         ("doctor", ["versions"]),
@@ -76,9 +102,10 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         ),
         (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': expected int, got str"),
         (("train", "quickstart", "--set", "sft.rank"), "--set sft.rank: expected key=value"),
+        (("train", "tiny_reasonr.py"), "no packaged recipe 'tiny_reasonr.py'; did you mean quickstart.yaml?"),
         (
             ("train", "quickstart", "--set", "probe.min_success=1.5"),
-            "probe.min_success = 1.5: must lie in 0..1",
+            "probe.min_success = 1.5: must lie in (0, 1]",
         ),
         (
             ("train", "quickstart", "--stage", "sfx"),
@@ -99,7 +126,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("problems", "nix.jsonl"), "no such file; give a JSONL file, 'quickstart' or 'gym:<task>'"),
         (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
         (("problems", "bad.jsonl"), "bad.jsonl, line 2: '5' is not an object"),
-        (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many"),
+        (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
         (("problems", "one.jsonl", "--num", "2"), "2 problems are asked, 1 different ones are in it"),
         (("ask", "no.gguf", "1+1?", "--ratio", "0.3"), f"ratio 0.3: the model knows {RATIO_HELP}and policy"),
         (
@@ -121,6 +148,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         ),
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
         (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
+        (("export", "folder", "--out", "."), ".: is a folder; give the file to write, such as model.gguf"),
         (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
         (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
     ],
@@ -149,15 +177,40 @@ def test_bad_input_is_one_line_and_code_2(lite, tmp_path, arguments, expected):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (("trian",), "train"),
-        (("ask",), "MODEL.gguf"),
-        (("eval", "x.gguf"), "--problems"),
-        (("problems", "quickstart", "--num", "0"), "Invalid value for '--num'"),
+        (("trian",), "error: lite trian: no such command 'trian'"),
+        (("--bad",), "error: lite --bad: no such option: --bad; see `lite --help`"),
+        (("recipes",), "error: lite recipes: missing command; see `lite recipes --help`"),
+        (("ask",), "error: lite ask: missing argument 'MODEL.gguf'; see `lite ask --help`"),
+        (("eval", "x.gguf"), "error: lite eval x.gguf: missing option '--problems'; see `lite eval --help`"),
+        (
+            ("ask", "x.gguf", "1+1?", "--ratoi", "1"),
+            "error: lite ask x.gguf '1+1?' --ratoi 1: no such option",
+        ),
+        (("ask", "x.gguf", "a\nb", "--max-tokens"), "error: lite ask x.gguf 'a b' --max-tokens: option"),
+        (("problems", "quickstart", "--num", "0"), "--num 0: invalid value for '--num'"),
+        (("problems", "quickstart", "--num", "many"), "--num many: invalid value for '--num'"),
     ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_usage_faults(lite, arguments, expected):
-    code, _, err = lite(*arguments)
-    assert code == 2 and expected in err
+def test_usage_faults_are_one_line(lite, arguments, expected):
+    code, out, err = lite(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert expected in err and "; see `lite" in err
+
+
+def test_lite_alone_shows_its_help(lite):
+    assert lite() == lite("--help")
+
+
+@pytest.mark.parametrize("num", ["2", "500"], ids=["at the end", "amid"])
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path, num):
+    """`lite problems ... | head -1`: both where the pipe breaks amid the lines and where it does at the last flush."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lite.cli", "problems", "quickstart", "--num", num]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_problems_prints_jsonl(lite):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -76,12 +78,15 @@ def test_a_file_is_drawn_from_by_seed(write):
     [
         ([], "no problems in it"),
         ([{"question": "q", "answer": "1"}, 5], "line 2: '5' is not an object"),
-        ([{"answer": "1"}], "problem 1: no question"),
-        ([{"question": "q"}], "problem 1: no answer"),
-        ([{"question": ["q"], "answer": "1"}], 'problem 1: question = ["q"]: expected text'),
+        ([{"answer": "1"}], "line 1: no question"),
+        ([{"question": "q"}], "line 1: no answer"),
+        ([{"question": ["q"], "answer": "1"}], 'line 1: question = ["q"]: expected text'),
+        ([{"question": "q", "answer": float("nan")}], "line 1: answer = NaN: expected text"),
+        ([{"question": "q", "answer": float("-inf")}], "line 1: answer = -Infinity: expected text"),
+        ([{"question": "q \ud83d", "answer": "1"}], "line 1: question has half a character, '\\ud83d'"),
         (
             [{"id": 1, "question": "q", "answer": "1"}, {"id": 1, "question": "r", "answer": "1"}],
-            "two questions",
+            "line 2: id '1' stands for two questions",
         ),
     ],
 )
@@ -90,6 +95,13 @@ def test_bad_files(write, rows, message):
     with pytest.raises(LiteError) as fault:
         load(path)
     assert message in str(fault.value) and path in str(fault.value)
+
+
+def test_blank_lines_count(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text('\n\n{"question": "q"}\n')
+    with pytest.raises(LiteError, match="line 3: no answer"):
+        read_file(path)
 
 
 def test_too_few(write):
@@ -110,7 +122,7 @@ def test_no_such_source(source, tmp_path, monkeypatch):
 
 
 def test_how_many():
-    with pytest.raises(LiteError, match="say how many"):
+    with pytest.raises(LiteError, match="say how many with --num"):
         load("quickstart")
     with pytest.raises(LiteError, match="num = 0"):
         load("quickstart", 0)
@@ -152,6 +164,13 @@ def test_gym():
     assert made == load("gym:gsm_symbolic", 3, 5)
     with pytest.raises(LiteError, match="gym:nix: reasoning-gym has no such task"):
         load("gym:nix", 3)
+
+
+def test_gym_is_silent():
+    pytest.importorskip("reasoning_gym")
+    command = [sys.executable, "-m", "lite.cli", "problems", "gym:gsm_symbolic", "--num", "1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 
 
 def test_stage(tmp_path):

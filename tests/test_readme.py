@@ -55,3 +55,9 @@ def test_architecture_names_what_is_there():
             folder = name
         path = ROOT / (name if name == folder else folder + name)
         assert path.exists(), f"{path} is in the README's architecture only"
+
+
+def test_architecture_names_every_file_of_the_package():
+    picture = README.split("## Architecture")[1].split("```")[1]
+    files = [path for path in (ROOT / "lite").glob("*.py") if path.read_text(encoding="utf-8")]
+    assert [path.name for path in files if path.name not in picture] == []

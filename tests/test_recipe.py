@@ -54,13 +54,28 @@ def test_the_last_override_wins():
         ("sft:\n  rank: 3.5", "sft.rank = 3.5: expected int, got float"),
         ("sft:\n  rank: true", "sft.rank = True: expected int, got bool"),
         ("sft:\n  rank:", "sft.rank = None: expected int, got NoneType"),
-        ("sft:\n  rank: 0", "sft.rank = 0: must be greater than 0"),
+        ("sft:\n  rank: 0", "sft.rank = 0: must be 1 or more"),
+        ("sft:\n  learning_rate: 0", "sft.learning_rate = 0.0: must be greater than 0"),
+        (
+            "sft:\n  max_steps: 0",
+            "sft.max_steps = 0: must be 1 or more, or -1 for as many as the epochs take",
+        ),
+        ("sft:\n  warmup: -0.1", "sft.warmup = -0.1: must lie in [0, 1)"),
+        ("sft:\n  warmup: 1", "sft.warmup = 1.0: must lie in [0, 1)"),
+        ("compressor:\n  weight_decay: -1", "compressor.weight_decay = -1.0: must be 0 or more"),
+        ("mixture:\n  min_tokens: -1", "mixture.min_tokens = -1: must be 0 or more"),
+        ("chrpo:\n  w_acc: -1", "chrpo.w_acc = -1.0: must be 0 or more"),
+        ("chrpo:\n  eps: 1", "chrpo.eps = 1.0: must lie in (0, 1)"),
+        ("evaluate:\n  batch_size: 300", "evaluate.batch_size = 300: at most 256"),
+        ("traces:\n  temperature: .inf", "traces.temperature = inf: must be a finite number"),
+        ("evaluate:\n  temperature: 1e999", "evaluate.temperature = inf: must be a finite number"),
+        (f"sft:\n  epochs: {10**400}", "sft.epochs = 1000"),
         ("sft:\n  learning_rate: fast", "sft.learning_rate = 'fast': expected float, got str"),
         ("sft:\n  learning_rate: .nan", "sft.learning_rate = nan: must be a finite number"),
         ("sft: 5", "sft = 5: expected a section of key: value lines"),
         ("annotate:\n  method: magic", "annotate.method = 'magic': must be one of likelihood, rules"),
         ("mixture:\n  tolerance: 0.5", "mixture.tolerance = 0.5: must lie in (0, 0.1]"),
-        ("probe:\n  min_success: 1.5", "probe.min_success = 1.5: must lie in 0..1"),
+        ("probe:\n  min_success: 1.5", "probe.min_success = 1.5: must lie in (0, 1]"),
         ("evaluate:\n  modes: ['0.3']", "evaluate.modes: '0.3' is unknown"),
         ("evaluate:\n  modes: base", "evaluate.modes = 'base': expected a list"),
         ("chrpo:\n  group: 1", "chrpo.group = 1: a group needs at least 2 rollouts to compare"),
@@ -85,6 +100,8 @@ def test_faults(text, message):
     "override, message",
     [
         ("sft.rank", "--set sft.rank: expected key=value"),
+        ("=1", "--set =1: expected key=value, such as sft.rank=16"),
+        ("sft.=1", "--set sft.=1: expected key=value"),
         ("seed.deep=1", "--set seed.deep=1: seed is not a section"),
         ("sft.rank=[", "--set sft.rank=[: '[' is not a YAML value"),
         ("sft.rnak=1", "unknown recipe key sft.rnak; did you mean sft.rank?"),
@@ -94,6 +111,11 @@ def test_bad_overrides(override, message):
     with pytest.raises(LiteError) as fault:
         parse("seed: 1", [override])
     assert message in str(fault.value)
+
+
+def test_a_section_made_in_code_is_checked_too():
+    with pytest.raises(LiteError, match="sft.learning_rate = nan: must be a finite number"):
+        recipe.Sft(learning_rate=float("nan"))
 
 
 def test_load_says_what_is_missing(tmp_path):

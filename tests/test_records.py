@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
+from kills import killed_before
 
 from lite.errors import LiteError
-from lite.records import Journal, Labels, Problem, atomic_write, read_records, write_json, write_records
+from lite.records import (
+    Journal,
+    Labels,
+    Problem,
+    atomic_folder,
+    atomic_write,
+    read_records,
+    write_json,
+    write_records,
+)
 
 PROBLEMS = [Problem("a", "1+1?", "2"), Problem("b", "π·2?", "6,28", "Zwei\nZeilen")]
 
@@ -118,3 +129,45 @@ def test_journal_keeps_line_separators_inside_a_record(tmp_path):
         journal.append([odd])
     with Journal(tmp_path / "journal.jsonl", Problem) as journal:
         assert journal.records == [odd]
+
+
+def put(folder, word):
+    """Replace a folder by one of three files that hold `word`."""
+    with atomic_folder(folder) as temporary:
+        for name in "abc":
+            (temporary / name).write_text(word)
+
+
+def content(folder):
+    return [(path.name, path.read_text()) for path in sorted(folder.iterdir())]
+
+
+OLD, NEW = ([(name, word) for name in "abc"] for word in ("old", "new"))
+
+
+def test_a_folder_is_replaced_and_nothing_else_stays(tmp_path):
+    put(tmp_path / "folder", "old")
+    put(tmp_path / "folder", "new")
+    assert content(tmp_path / "folder") == NEW and os.listdir(tmp_path) == ["folder"]
+    with pytest.raises(RuntimeError, match="cut"), atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "a").write_text("half")
+        raise RuntimeError("cut")
+    assert content(tmp_path / "folder") == NEW and os.listdir(tmp_path) == ["folder"]
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_folder(tmp_path):
+    found = []
+    for step in itertools.count(1):
+        folder = tmp_path / f"{step}" / "folder"
+        put(folder, "old")
+        killed = killed_before(step, lambda folder=folder: put(folder, "new"))
+        found.append("none" if not folder.exists() else content(folder)[0][1])
+        assert not folder.exists() or content(folder) in (OLD, NEW)
+        with pytest.raises(RuntimeError, match="cut"), atomic_folder(folder):  # the next call
+            assert content(folder) in (OLD, NEW)  # has lost nothing
+            raise RuntimeError("cut")
+        put(folder, "new")
+        assert content(folder) == NEW and os.listdir(folder.parent) == ["folder"]
+        if not killed:
+            break
+    assert [word for word, _ in itertools.groupby(found)] == ["old", "none", "new"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import shutil
 import subprocess
 import sys
 from types import ModuleType
 
 import pytest
+from kills import killed_before
 
 from lite import stages
 from lite.errors import LiteError
@@ -74,7 +78,7 @@ def test_sha256(tmp_path):
         ("traces: {max_tokens: 7}", ["traces", "annotate"]),  # what reads it runs again, too
         ("problems: {num_rl: 7}", ["problems", "traces", "annotate"]),
         ("seed: 2", ["problems", "traces", "annotate"]),
-        ("model: other/model", ["problems", "traces", "annotate"]),
+        ("model: other/model", ["traces", "annotate"]),  # problems need none
         ("name: other", []),
         ("sft: {rank: 7}", []),  # no stage here reads it
     ],
@@ -84,6 +88,36 @@ def test_a_changed_recipe_runs_what_it_changes(ran, tmp_path, changed, again):
     ran.clear()
     train(parse(changed), tmp_path)
     assert ran == again
+
+
+def test_a_model_that_was_trained_again_runs_what_uses_it(ran, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    recipe, again = parse(f"model: {model}"), ["traces", "annotate"]
+    train(recipe, tmp_path / "run")
+    ran.clear()
+    (model / "model.safetensors").write_text("[]")  # as long as before
+    train(recipe, tmp_path / "run")
+    assert ran == again
+    (model / "tokenizer.json").write_text('{"more": 1}')
+    train(recipe, tmp_path / "run")
+    assert ran == again * 2
+    (model / "README.md").write_text("a word more")
+    shutil.copytree(model, tmp_path / "copy")
+    train(recipe, tmp_path / "run")
+    train(parse(f"model: {tmp_path / 'copy'}"), tmp_path / "run")  # the same model elsewhere
+    assert ran == again * 2
+
+
+def test_a_model_file_is_read_once_in_a_process(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    read = []
+    monkeypatch.setattr(stages, "sha256", lambda path: read.append(path.name) or "0")
+    for _ in range(3):
+        Run(parse(f"model: {tmp_path}"), tmp_path / "run").fingerprint("evaluate")
+    assert read == ["config.json"]
 
 
 def test_a_changed_source_file_runs_all_again(ran, tmp_path):
@@ -105,7 +139,19 @@ def test_a_missing_output_runs_its_stage_again(ran, tmp_path):
     assert ran == ["traces"]
 
 
-@pytest.mark.parametrize("torn", ["", "{", '{"fingerprint": '])
+@pytest.mark.parametrize("key", ["fingerprint", "bytes"])
+def test_a_manifest_without_a_key_is_none(ran, tmp_path, key):
+    train(parse(""), tmp_path)
+    path = tmp_path / "traces" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest[key]
+    path.write_text(json.dumps(manifest))
+    ran.clear()
+    train(parse(""), tmp_path)
+    assert ran == ["traces"]
+
+
+@pytest.mark.parametrize("torn", ["", "{", '{"fingerprint": ', "[1]"])
 def test_a_torn_manifest_is_none(ran, tmp_path, torn):
     train(parse(""), tmp_path)
     (tmp_path / "traces" / "manifest.json").write_text(torn)
@@ -150,6 +196,94 @@ def test_a_fault_leaves_the_stage_undone(ran, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["pretended_traces"], "run", whole)
     train(parse(""), tmp_path)
     assert ran == ["problems", "traces", "annotate"]
+
+
+OLD, NEW = parse(""), parse("traces: {max_tokens: 7}")
+
+
+@pytest.fixture
+def told(ran, monkeypatch):
+    """`ran`, where the stage traces writes its recipe's max_tokens into three files, or a LiteError where that is 13."""
+
+    def run(run: Run):
+        ran.append("traces")
+        for name in "abc":
+            run.path("traces", name).write_text(str(run.recipe.traces.max_tokens))
+        if run.recipe.traces.max_tokens == 13:
+            raise LiteError("13 is no number")
+        return {}
+
+    monkeypatch.setattr(sys.modules["pretended_traces"], "run", run)
+    return ran
+
+
+def whose(folder):
+    """The max_tokens in the stage's files: one number where all of them are one recipe's."""
+    (number,) = {(folder / "traces" / name).read_text() for name in "abc"}
+    return int(number)
+
+
+@pytest.mark.parametrize("next_recipe", [OLD, NEW], ids=["old", "new"])
+def test_killed_at_any_moment_the_next_run_restores_or_finishes(told, tmp_path, next_recipe):
+    for step in itertools.count(1):
+        folder = tmp_path / f"{step}"
+        train(OLD, folder, until="traces")
+        killed = killed_before(step, lambda folder=folder: train(NEW, folder, only="traces"))
+        finished = Run(NEW, folder).is_done("traces")
+        told.clear()
+        for again in itertools.count(1):  # and that run is killed, too
+            if not killed_before(again, lambda folder=folder: train(next_recipe, folder, only="traces")):
+                break
+            assert (
+                not Run(next_recipe, folder).is_done("traces")
+                or whose(folder) == next_recipe.traces.max_tokens
+            )
+        train(next_recipe, folder, only="traces")
+        assert whose(folder) == next_recipe.traces.max_tokens and Run(next_recipe, folder).is_done("traces")
+        assert [path.name for path in folder.glob(".*")] == []
+        if not killed:
+            assert finished
+            break
+    assert step > 10
+
+
+def test_a_killed_run_loses_no_finished_stage_of_another_recipe(told, tmp_path):
+    """Up to the moment that the new one is done, the old one need not run again."""
+    steps = []
+    for step in itertools.count(1):
+        folder = tmp_path / f"{step}"
+        train(OLD, folder, until="traces")
+        killed = killed_before(step, lambda folder=folder: train(NEW, folder, only="traces"))
+        steps.append(Run(NEW, folder).is_done("traces"))
+        told.clear()
+        train(OLD, folder, only="traces")
+        assert told == (["traces"] if steps[-1] else [])
+        if not killed:
+            break
+    assert steps == sorted(steps) and not steps[0]
+
+
+def test_a_stage_that_cannot_be_done_leaves_the_old_one(told, tmp_path):
+    train(OLD, tmp_path, until="traces")
+    with pytest.raises(LiteError, match="13 is no number"):
+        train(parse("traces: {max_tokens: 13}"), tmp_path, only="traces")
+    assert whose(tmp_path) == OLD.traces.max_tokens and Run(OLD, tmp_path).is_done("traces")
+
+
+def test_a_stage_that_runs_again_is_not_done_before_its_end(told, tmp_path):
+    """A damaged file is made anew, and cut: the manifest of before says nothing any more."""
+    train(OLD, tmp_path, until="traces")
+    (tmp_path / "traces" / "a").write_text("")
+    original = sys.modules["pretended_traces"].run
+
+    def cut(run):
+        original(run)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sys.modules["pretended_traces"], "run", cut)
+        train(OLD, tmp_path, only="traces")
+    assert not Run(OLD, tmp_path).is_done("traces")
 
 
 def test_only_and_until(ran, tmp_path):

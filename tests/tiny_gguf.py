@@ -6,17 +6,14 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from tiny_tokenizer import CHAT_TEMPLATE, SPECIAL, THINK_MARKS
 
 from export.template import dial_template
-from lite.tokens import CONTROL_TOKENS, THINK_CLOSE, THINK_OPEN
+from lite.tokens import CONTROL_TOKENS
 
 CONTEXT, HIDDEN, INNER, LAYERS, HEADS, HEAD_DIM = 512, 64, 128, 2, 2, 32
 MERGES = ("t h", "i n", "Ġ a", "o u", "th e", "Ġ s")
-SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-BASE_TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+BASE_TEMPLATE = CHAT_TEMPLATE
 
 
 def byte_alphabet() -> list[str]:
@@ -29,7 +26,7 @@ def write_tiny_gguf(path: Path, *, dial: bool = True, seed: int = 0, end_bias: f
     """Write the file; the same seed gives the same weights. `end_bias` scales the row of the end token."""
     tokens = byte_alphabet() + [merge.replace(" ", "") for merge in MERGES]
     kinds = [gguf.TokenType.NORMAL] * len(tokens)
-    tokens += [*SPECIAL, *CONTROL_TOKENS, THINK_OPEN, THINK_CLOSE]
+    tokens += [*SPECIAL, *CONTROL_TOKENS, *THINK_MARKS]
     kinds += [gguf.TokenType.CONTROL] * (len(SPECIAL) + len(CONTROL_TOKENS)) + [
         gguf.TokenType.USER_DEFINED
     ] * 2

@@ -4,31 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lite import backend, tokens
+from tiny_tokenizer import tiny_tokenizer
 
-PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-TEMPLATE = (
-    "{%- for message in messages -%}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{{ '\\n' }}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}<|im_start|>assistant{{ '\\n' }}{%- endif -%}"
-)
+from lite import backend, tokens
 
 
 def write(folder: Path, spare_rows: int = 11, tied: bool = True) -> Path:
     """Save the model; 261 tokens, and as many unused embedding rows as asked for."""
     backend.prepare()
     import torch
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.add_special_tokens([AddedToken(token, special=True) for token in (PAD, START, END)])
-    bpe.add_tokens([AddedToken(token, special=False) for token in (tokens.THINK_OPEN, tokens.THINK_CLOSE)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token=END, pad_token=PAD, chat_template=TEMPLATE
-    )
+    tokenizer = tiny_tokenizer(control=False)
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(
         Qwen3Config(

@@ -169,7 +169,7 @@ class Engine:
 
         try:
             head, tail = split_template(render)
-        except (jinja2.TemplateError, ValueError) as fault:  # ValueError: the template's own raise_exception
+        except (jinja2.TemplateError, TypeError, ValueError) as fault:  # ValueError: its own raise_exception
             raise LiteError(
                 f"{self.path.name}: its chat template fails ({fault}); use another GGUF"
             ) from None
@@ -181,6 +181,15 @@ class Engine:
                 )
             head, tail = head.removesuffix(lead), tail[1:]
         return self.tokenise(head, special=True), self.tokenise(tail, special=True)
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """Tokens that a reply to a prompt may have in the model's context. Raises LiteError where there is none."""
+        context = min(self.trained_context, self.context_tokens)
+        if not 0 < len(prompt) < context:
+            raise LiteError(
+                f"a prompt of {len(prompt)} tokens leaves no room in {context}; shorten the question"
+            )
+        return context - len(prompt)
 
     def generate(
         self,
@@ -197,14 +206,9 @@ class Engine:
         Temperature 0 is greedy. What a prompt draws depends on `seed` and its place in the list, not on
         the batch. A reply is at most `max_tokens` long, less where the model's context ends before.
         """
-        room = min(self.trained_context, self.context_tokens)
         requests = []
         for index, prompt in enumerate(prompts):
-            cap = min(max_tokens, room - len(prompt))
-            if cap < 1 or not prompt:
-                raise LiteError(
-                    f"a prompt of {len(prompt)} tokens leaves no room in {room}; shorten the question"
-                )
+            cap = min(max_tokens, self.room(prompt))
             draws = np.random.default_rng([seed, index]).random(cap) if temperature > 0 else None
             requests.append(Request(np.array(prompt, np.int32), cap, draws))
         done: list[Generation | None] = [None] * len(requests)

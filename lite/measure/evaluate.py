@@ -28,9 +28,8 @@ from lite.measure import report
 from lite.progress import progress
 from lite.records import Problem, read_records, write_json, write_records
 from lite.stages import Run, sha256, versions
-from lite.tokens import BASE, MODES, POLICY
+from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
-SFT_POLICY = "sft-policy"  # the POLICY mode of the model before CHRPO
 FULL = MODES[-2]  # the mode that realised ratios are measured against
 ORDER = (BASE, *MODES[:-1], SFT_POLICY, POLICY)
 
@@ -85,6 +84,11 @@ def run_mode(engine: Engine, problems: Sequence[Problem], mode: str, settings: S
     asked = POLICY if mode == SFT_POLICY else mode
     started = time.monotonic()
     prompts = [engine.prompt_ids(problem.question, asked) for problem in problems]
+    for problem, prompt in zip(problems, prompts, strict=True):
+        try:
+            engine.room(prompt)
+        except LiteError as fault:
+            raise LiteError(f"problem {problem.id}: {fault}") from None
     graded: dict[int, Graded] = {}
     with progress(f"evaluate {mode}", len(problems), "replies") as meter:
 
@@ -205,16 +209,27 @@ def _replies_path(out: Path, mode: str) -> Path:
     return out / f"replies-{mode}.jsonl"
 
 
-def _keep_replies_of(out: Path, inputs: dict[str, Any]) -> None:
-    """Drop replies in `out` that other files, problems or settings gave; what is kept may be used again."""
-    path = out / "inputs.json"
+def _read_state(path: Path) -> dict[str, Any]:
+    """What the replies in a folder answer to; nothing where lite wrote none there."""
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        before = {"modes": {}}
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        state = None
+    return state if isinstance(state, dict) and isinstance(state.get("modes"), dict) else {"modes": {}}
+
+
+def _keep_replies_of(out: Path, inputs: dict[str, Any]) -> None:
+    """Drop our replies in `out` that other files, problems or settings gave; what is kept may be used again.
+
+    Raises LiteError where somebody else's file is in the way; those are never touched.
+    """
+    path = out / ".lite-inputs.json"
+    before = _read_state(path)
+    for mode in inputs["modes"].keys() - before["modes"].keys():
+        if _replies_path(out, mode).exists():
+            raise LiteError(f"{_replies_path(out, mode)}: is there and not lite's; choose another folder")
     same = all(before.get(key) == inputs[key] for key in ("problems", "settings"))
-    for kept in out.glob("replies-*.jsonl"):
-        mode = kept.stem.removeprefix("replies-")
-        if not same or before["modes"].get(mode) != inputs["modes"].get(mode):
-            kept.unlink()
+    for mode in ORDER:
+        if mode in before["modes"] and not (same and before["modes"][mode] == inputs["modes"].get(mode)):
+            _replies_path(out, mode).unlink(missing_ok=True)
     write_json(path, inputs)

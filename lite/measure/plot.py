@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from lite.tokens import MODES, POLICY
+from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
 LOOKS = {  # colour, marker
-    "base": ("#555555", "s"),
-    "sft-policy": ("#d98200", "D"),
+    BASE: ("#555555", "s"),
+    SFT_POLICY: ("#d98200", "D"),
     POLICY: ("#c1121f", "*"),
 }
 DIAL_LOOK = ("#1d6fb8", "o")

@@ -18,7 +18,7 @@ import numpy as np
 
 from lite.measure.plot import plot
 from lite.records import atomic_write, write_json
-from lite.tokens import POLICY, RATIOS
+from lite.tokens import BASE, POLICY, RATIOS, SFT_POLICY
 
 if TYPE_CHECKING:
     from lite.measure.evaluate import Graded
@@ -99,8 +99,8 @@ def build(replies: Mapping[str, Sequence[Graded]], full: Sequence[Graded] | None
     """`rows`, and `policy_vs_sft` where both are there. `full`: the replies under 1.0."""
     tokens = {reply.id: reply.think_tokens for reply in full or ()}
     made: dict[str, Any] = {"rows": [row(mode, mine, tokens) for mode, mine in replies.items()]}
-    if "sft-policy" in replies and POLICY in replies:
-        made["policy_vs_sft"] = compare(replies[POLICY], replies["sft-policy"])
+    if SFT_POLICY in replies and POLICY in replies:
+        made["policy_vs_sft"] = compare(replies[POLICY], replies[SFT_POLICY])
     return made
 
 
@@ -142,9 +142,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 def _notes(report: Mapping[str, Any]) -> list[str]:
     rows = {row["mode"]: row for row in report["rows"]}
     notes = []
-    if POLICY in rows and "base" in rows and rows["base"]["think_tokens"]:
-        fewer = 1 - rows[POLICY]["think_tokens"] / rows["base"]["think_tokens"]
-        points = 100 * (rows[POLICY]["accuracy"] - rows["base"]["accuracy"])
+    if POLICY in rows and BASE in rows and rows[BASE]["think_tokens"]:
+        fewer = 1 - rows[POLICY]["think_tokens"] / rows[BASE]["think_tokens"]
+        points = 100 * (rows[POLICY]["accuracy"] - rows[BASE]["accuracy"])
         notes.append(f"policy thinks in {fewer:.0%} fewer tokens than base, accuracy {points:+.1f} points.")
     if "policy_vs_sft" in report:
         found = report["policy_vs_sft"]
@@ -152,7 +152,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         worst, best = (100 * bound for bound in found["accuracy_ci95"])
         share = found["think_tokens_percent"]
         notes.append(
-            f"policy against sft-policy, problem by problem: {found['think_tokens']:+.1f} think tokens "
+            f"policy against {SFT_POLICY}, problem by problem: {found['think_tokens']:+.1f} think tokens "
             f"(95 % interval {low:+.1f} to {high:+.1f}"
             + (f", {share:+.0f} %" if share is not None else "")
             + f"), accuracy {100 * found['accuracy']:+.1f} points ({worst:+.1f} to {best:+.1f})."
@@ -165,7 +165,7 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
             notes.append(f"{mode}: {row['cut']} replies were cut at the token limit and count as wrong.")
     notes.append(
         "Realised ratio: mean over problems of think tokens / think tokens of this model under 1.0 "
-        "(base and sft-policy: over the same 1.0)."
+        f"({BASE} and {SFT_POLICY}: over the same 1.0)."
     )
     notes.append(
         f"Seconds: wall time of the mode / problems, {report['settings']['batch_size']} replies decoded together; "

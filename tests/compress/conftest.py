@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from tiny_tokenizer import tiny_tokenizer
 
 from lite import backend
 from lite.quickstart import world
@@ -38,29 +39,9 @@ def traces() -> list[Trace]:
 
 @pytest.fixture(scope="session")
 def tokenizer(traces):
-    """A byte-level BPE of 400 tokens with a chat template."""
+    """400 tokens learnt from the traces."""
     backend.prepare()  # Unsloth comes before transformers
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<pad>", "<eos>"],
-        show_progress=False,
-    )
-    bpe.train_from_iterator((trace.think for trace in traces), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        pad_token="<pad>",
-        eos_token="<eos>",
-        chat_template="{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ",
-    )
+    return tiny_tokenizer((trace.think for trace in traces), 400, control=False)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,8 @@ def test_failed_verification_leaves_nothing(qwen3, tmp_path, monkeypatch):
 def test_bad_requests(qwen3, tmp_path, monkeypatch):
     with pytest.raises(LiteError, match="'q3' is unknown"):
         export.export(qwen3, tmp_path / "tiny.gguf", "q3")
+    with pytest.raises(LiteError, match="is a folder; give the file to write, such as .*model.gguf"):
+        export.export(qwen3, tmp_path, "q8_0")
     with pytest.raises(LiteError, match="no such folder"):
         export.export(tmp_path / "none", tmp_path / "tiny.gguf", "q8_0")
     with pytest.raises(LiteError, match="no \\*.safetensors"):
@@ -53,7 +55,9 @@ def test_stage(base, qwen3, tmp_path, monkeypatch):
     assert measured["base_logits_off"] < 1e-4 and measured["sft_logits_off"] < 1e-4
     assert measured["policy_top1_agreement"] > 0.8
     names = ["r-base-q8_0.gguf", "r-sft-q8_0.gguf", "r-q8_0.gguf"]
-    assert sorted(path.name for path in run.path("export").iterdir()) == sorted(["SHA256SUMS", *names])
+    assert sorted(path.name for path in run.path("export").iterdir()) == sorted(
+        ["SHA256SUMS", "measured.json", *names]
+    )
     lines = [f"{hashlib.sha256(run.path('export', name).read_bytes()).hexdigest()}  {name}" for name in names]
     assert run.path("export", "SHA256SUMS").read_text().splitlines() == lines
     assert not verify.verify(run.gguf("base"))["dial"]
@@ -65,6 +69,7 @@ def test_stage(base, qwen3, tmp_path, monkeypatch):
     monkeypatch.setattr(
         export, "export", lambda source, out, *a, **k: made.append(out.name) or original(source, out, *a, **k)
     )
-    export.run(run)
+    resumed = export.run(run)
     assert made == ["r-sft-q8_0.gguf"]
+    assert resumed == measured  # also of those that were there
     assert run.path("export", "SHA256SUMS").read_text().splitlines() == lines

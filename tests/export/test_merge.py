@@ -75,7 +75,7 @@ def test_a_base_without_spare_rows_grows(num_rows, save_embeddings, tmp_path):
 
 
 def test_what_does_not_fit(base, tmp_path):
-    with pytest.raises(LiteError, match="no adapter_model.safetensors"):
+    with pytest.raises(LiteError, match="holds no adapter_model.safetensors; run the stage"):
         merge.merge(str(base), tmp_path, tmp_path / "merged", "float32")
     make_adapter(base, tmp_path / "adapter")
     wide = save(tmp_path / "wide", control=False, hidden_size=96)

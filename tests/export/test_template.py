@@ -3,7 +3,8 @@ import json
 import pytest
 from jinja2.exceptions import TemplateError
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-from tiny_models import CHAT_TEMPLATE, build_tokenizer
+from tiny_models import build_tokenizer
+from tiny_tokenizer import CHAT_TEMPLATE
 
 from export.template import dial_template
 from lite.tokens import INSTRUCTION, MODES, POLICY, encode_prompt

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tiny_tokenizer import tiny_tokenizer
+
 from lite import tokens
 
-# The split of Qwen2, as its tokenizer.json spells it.
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-CHAT_TEMPLATE = (
-    "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
-    "{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
-)
 TEXTS = (
     tokens.INSTRUCTION,
     "user\nassistant\n",
@@ -24,28 +17,8 @@ TEXTS = (
 
 
 def build_tokenizer(control: bool = True):
-    """A byte-level BPE trained on a few texts: 256 bytes, merges, 3 special tokens, 2 think marks, 6 control tokens."""
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    split = pre_tokenizers.Split(Regex(SPLIT), "isolated")
-    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([split, level])
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    bpe.train_from_iterator(
-        TEXTS * 3, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
-    )
-    bpe.add_special_tokens(
-        [AddedToken(text, special=True) for text in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
-    )
-    bpe.add_tokens([AddedToken(text, special=False) for text in (tokens.THINK_OPEN, tokens.THINK_CLOSE)])
-    if control:
-        bpe.add_special_tokens([AddedToken(text, special=True) for text in tokens.CONTROL_TOKENS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHAT_TEMPLATE
-    )
+    """300 tokens learnt from a few texts, 3 special tokens, 2 think marks, 6 control tokens."""
+    return tiny_tokenizer(TEXTS * 3, 300, control)
 
 
 def build_model(name: str, num_rows: int, seed: int = 0, **changes):

@@ -6,7 +6,8 @@ import llama_cpp
 import numpy as np
 import pytest
 import tiny_gguf
-from tiny_gguf import CONTEXT, SPECIAL, write_tiny_gguf
+from tiny_gguf import CONTEXT, write_tiny_gguf
+from tiny_tokenizer import SPECIAL, THINK_MARKS, byte_level, finish
 
 from lite.errors import LiteError
 from lite.infer.ask import answer, ask
@@ -150,11 +151,14 @@ def test_prompt_segments(engine):
 def test_prompt_equals_encode_prompt(path, engine, tmp_path):
     """The same ids as `encode_prompt` gives through the same tokenizer in Hugging Face's form."""
     pytest.importorskip("transformers")
-    from hf_tokenizer import tiny_tokenizer
+    from tokenizers import models
 
     from lite.tokens import encode_prompt
 
-    tokenizer = tiny_tokenizer()
+    merges = [tuple(merge.split()) for merge in tiny_gguf.MERGES]
+    vocabulary = tiny_gguf.byte_alphabet() + ["".join(pair) for pair in merges]
+    bpe = byte_level(models.BPE({token: place for place, token in enumerate(vocabulary)}, merges))
+    tokenizer = finish(bpe, (*SPECIAL, *CONTROL_TOKENS, *THINK_MARKS))
     for question in ("What is 2+2?", "  the <|im_end|> in <think> about\n\n<COMP_20>", "Ünï → 1,5 €"):
         for mode in MODES:
             assert engine.prompt_ids(question, mode) == encode_prompt(tokenizer, question, mode)
@@ -169,7 +173,9 @@ def test_base_prompt(tmp_path):
             base.prompt_ids("How many?", "0.2")
 
 
-@pytest.mark.parametrize("template", ["{% if %}", "{{ raise_exception('only system turns') }}"])
+@pytest.mark.parametrize(
+    "template", ["{% if %}", "{{ raise_exception('only system turns') }}", "{{ messages[0] + 1 }}"]
+)
 def test_a_template_that_fails(tmp_path, monkeypatch, template):
     monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", template)
     with Engine(write_tiny_gguf(tmp_path / "base.gguf", dial=False), num_threads=1) as base:

@@ -58,6 +58,14 @@ def test_no_problems(dial, tmp_path):
         evaluate(dial, [], ["0.2"], tmp_path, max_tokens=20)
 
 
+def test_a_question_that_is_too_long_is_named(dial, tmp_path):
+    problems = [*PROBLEMS, Problem("the long one", "so " * 600, "1")]
+    with pytest.raises(
+        LiteError, match="problem the long one: a prompt of .* leaves no room in 512; shorten"
+    ):
+        evaluate(dial, problems, ["0.2"], tmp_path, max_tokens=20)
+
+
 def test_grading_of_replies(dial):
     problem = Problem("p", "2+2?", "4")
     with Engine(dial, num_threads=1) as engine:
@@ -127,6 +135,25 @@ def test_replies_to_something_else_are_dropped(dial, base, tmp_path, monkeypatch
         models = {"1.0": write_tiny_gguf(tmp_path / "other.gguf", seed=5)}
     measure(models, problems, tmp_path, settings)
     assert ran == ["1.0"]
+
+
+def test_files_of_others_stay(dial, tmp_path):
+    settings = Settings(max_tokens=10, num_threads=1)
+    others = {"replies-mine.jsonl": "mine", "replies-0.4.jsonl": "mine, too", "inputs.json": "[1, 2]"}
+    for name, text in others.items():
+        (tmp_path / name).write_text(text)
+    measure({"1.0": dial}, PROBLEMS, tmp_path, settings)
+    measure({"1.0": dial}, PROBLEMS[1:], tmp_path, settings)  # drops its own
+    with pytest.raises(LiteError, match="replies-0.4.jsonl: is there and not lite's; choose another folder"):
+        measure({"0.4": dial, "1.0": dial}, PROBLEMS, tmp_path, settings)
+    assert {name: (tmp_path / name).read_text() for name in others} == others
+
+
+@pytest.mark.parametrize("state", ["[1, 2]", '{"modes": 3}', "{", "\xff"])
+def test_a_state_that_is_none_of_ours(dial, tmp_path, state):
+    (tmp_path / ".lite-inputs.json").write_text(state, encoding="latin-1")
+    made = measure({"1.0": dial}, PROBLEMS, tmp_path, Settings(max_tokens=5, num_threads=1))
+    assert [row["mode"] for row in made["rows"]] == ["1.0"]
 
 
 def test_the_stage(dial, base, tmp_path):
