@@ -21,6 +21,8 @@ SFT_POLICY = "sft-policy"  # in reports: POLICY of the model before CHRPO
 RATIO_TOKENS = tuple(f"<COMP_{round(100 * ratio)}>" for ratio in RATIOS)
 POLICY_TOKEN = "<COMP_POLICY>"
 CONTROL_TOKENS = (*RATIO_TOKENS, POLICY_TOKEN)
+# What the control tokens mean, for models that heed words: their embedding rows start near these.
+CONTROL_WORDS = (" once", " less", " more", " slowly", " carefully", " think")
 MODES = (*map(str, RATIOS), POLICY)
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."

@@ -44,7 +44,7 @@ def test_notes_leave_out_words_and_no_equation():
     lengths = []
     for seed in range(100):
         story = world.tell(random.Random(seed), 3)
-        words = world.notes(random.Random(seed), story).split()
+        words = world.notes(random.Random(seed), story, seed / 100, 1.0).split()
         assert [word for word in words if word in {f"{step.equation()}." for step in story.steps}] == [
             f"{step.equation()}." for step in story.steps
         ]

@@ -3,7 +3,8 @@
 The chain of thought reads like a reasoning model's: it restates, narrates, re-checks and doubts, so there
 is much to compress; every further step adds an equation that the answer needs, so harder problems need more.
 `terse` writes the same solution the way notes and textbooks do, at any length; the tiny reasoner is pretrained
-on both, because a real base model has seen terse mathematics too. A quarter of all questions is held out:
+on both, because a real base model has seen terse mathematics too, and it heeds a request for brevity, as real ones
+do. A quarter of all questions is held out:
 `problems` gives only these, pretraining sees only the others.
 """
 
@@ -40,6 +41,14 @@ CLOSERS = (
     "That was the last thing in the story, so I am done here.|The answer is {n}.",
     "Let me look back once more.|Yes, nothing is missing in the story.|The answer is {n}.",
 )
+
+REQUESTS = {
+    "Think once": 0.0,
+    "Think less": 0.25,
+    "Think more": 0.5,
+    "Think slowly": 0.75,
+    "Think carefully": 1.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +135,8 @@ def wordy(rng: random.Random, story: Story) -> str:
     return " ".join(sentence for sentence, _ in sentences(rng, story))
 
 
-def notes(rng: random.Random, story: Story) -> str:
-    """The chain of thought with sentences left out, and often words; the steps' equations stay."""
-    keep_sentence, keep_word = rng.random(), rng.choice((1.0, rng.random()))
+def notes(rng: random.Random, story: Story, keep_sentence: float, keep_word: float) -> str:
+    """The chain of thought with shares of its sentences, and of their words, kept; the steps' equations stay."""
     words: list[str] = []
     for sentence, needed in sentences(rng, story):
         if needed:
@@ -152,7 +160,7 @@ def terse(rng: random.Random, story: Story) -> str:
             step.equation() for step in story.steps
         )
     else:
-        text = notes(rng, story)
+        text = notes(rng, story, rng.random(), rng.choice((1.0, rng.random())))
     return f"{text}\n{visible(story)}"
 
 
