@@ -164,6 +164,9 @@ class Chrpo(Section):
     steps: Count = 100
     prompts: Count = 8  # problems in one step
     group: int = 4  # rollouts of one problem
+    fixed_share: NotAllShare = (
+        0.25  # of prompts: fixed ratios, so that the dial stays; the others are POLICY's
+    )
     batch_size: Count = 32  # rollouts in one forward pass of the update
     learning_rate: Positive = 2e-5
     clip_low: NotNegative = 0.2

@@ -5,7 +5,8 @@ step). Through TRL's GRPOTrainer on POLICY prompts: R_main is its reward, credit
 normalised over the group by itself and credited to the first output token only, as a loss term of its own on the
 last prompt position (one short forward over the prompt; a per-token advantage would not line up in Unsloth's
 CUDA loss). No KL, no entropy bonus. Source: Extra-CoT (arXiv 2602.08324), section on CHRPO. Departures: LoRA,
-and r* from success rates.
+r* from success rates, and the prompts of fixed ratios: trained on POLICY alone, the tiny model thought alike at
+every ratio (docs/log.md).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from lite.train import checkpoints, rewards
 
 @dataclass(frozen=True, slots=True)
 class StepRewards:
-    """Means over the rollouts of one step; `chosen` counts the ratios, "none" where no ratio token led."""
+    """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led."""
 
     step: int
     acc: float
@@ -40,7 +41,9 @@ class StepRewards:
     chosen: dict[str, int] = field(default_factory=dict)
 
 
-def judge(text: str, teacher: TeacherRatio, tokenizer) -> tuple[rewards.Rollout, int]:
+def judge(
+    text: str, teacher: TeacherRatio, tokenizer, mode: str = tokens.POLICY
+) -> tuple[rewards.Rollout, int]:
     """Grade a reply decoded with special tokens shown; returns (rollout, think tokens)."""
     reply = tokens.parse_reply(text)
     num_tokens = backend.count_tokens(tokenizer, reply.think)
@@ -50,6 +53,7 @@ def judge(text: str, teacher: TeacherRatio, tokenizer) -> tuple[rewards.Rollout,
         teacher=teacher.ratio,
         realised=num_tokens / teacher.full_tokens,
         has_think=num_tokens > 0,
+        asked=None if mode == tokens.POLICY else float(mode),
     )
     return rollout, num_tokens
 
@@ -67,7 +71,13 @@ def summarise(
         accuracy=round(fmean(rollout.correct for rollout in rollouts), 4),
         think_tokens=round(fmean(lengths), 2),
         realised=round(fmean(rollout.realised for rollout in rollouts), 4),
-        chosen=dict(sorted(Counter("none" if r.chosen is None else str(r.chosen) for r in rollouts).items())),
+        chosen=dict(
+            sorted(
+                Counter(
+                    "none" if r.chosen is None else str(r.chosen) for r in rollouts if r.asked is None
+                ).items()
+            )
+        ),
     )
 
 
@@ -79,27 +89,32 @@ def control_loss(log_probs, advantages):
     return -(advantages * log_probs).mean()
 
 
-def encode_prompts(tokenizer, teachers: list[TeacherRatio]) -> dict[str, list[int]]:
-    """The POLICY prompt of each problem, by its id."""
+def encode_prompts(tokenizer, teachers: list[TeacherRatio], fixed_share: float) -> dict[str, list[int]]:
+    """Prompts by `mode/id`: POLICY for every problem, and the fixed ratios in turn for `fixed_share` of all."""
+    num_fixed = round(len(teachers) * fixed_share / (1 - fixed_share))
+    pairs = [(tokens.POLICY, teacher) for teacher in teachers]
+    for turn in range(num_fixed):
+        pairs.append((str(tokens.RATIOS[turn % len(tokens.RATIOS)]), teachers[turn % len(teachers)]))
     return {
-        teacher.id: tokens.encode_prompt(tokenizer, teacher.question, tokens.POLICY) for teacher in teachers
+        f"{mode}/{teacher.id}": tokens.encode_prompt(tokenizer, teacher.question, mode)
+        for mode, teacher in pairs
     }
 
 
 class Environment:
     """Rollouts and their rewards for one trainer: what TRL calls back, and the journal of each step.
 
-    A prompt is known to TRL by its problem id, and is read as exact token ids here.
+    A prompt is known to TRL by its mode and problem id, and is read as exact token ids here.
     """
 
     def __init__(self, teachers: list[TeacherRatio], tokenizer, config: Chrpo, seed: int, journal: Journal):
         self.teachers = {teacher.id: teacher for teacher in teachers}
-        self.prompts = encode_prompts(tokenizer, teachers)
+        self.prompts = encode_prompts(tokenizer, teachers, config.fixed_share)
         self.tokenizer, self.config, self.seed, self.journal = tokenizer, config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
 
     def rollout(self, prompts: list[str], trainer) -> dict[str, Any]:
-        """Sample a completion for each problem id; groups are consecutive."""
+        """Sample a completion for each prompt; groups are consecutive."""
         config = self.config
         prompt_ids = [self.prompts[id] for id in prompts]
         with backend.for_rollouts(trainer.model) as model:
@@ -122,9 +137,10 @@ class Environment:
         end = self.tokenizer.eos_token_id
         replies = [ids[:-1] if ids[-1] == end else ids for ids in completion_ids]
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=False)
-        judged = [
-            judge(text, self.teachers[id], self.tokenizer) for id, text in zip(prompts, texts, strict=True)
-        ]
+        judged = []
+        for prompt, text in zip(prompts, texts, strict=True):
+            mode, _, id = prompt.partition("/")
+            judged.append(judge(text, self.teachers[id], self.tokenizer, mode))
         terms = [rewards.score(rollout, self.config) for rollout, _ in judged]
         self.ctrl = [term.ctrl for term in terms]
         rollouts, lengths = [rollout for rollout, _ in judged], [length for _, length in judged]
@@ -168,14 +184,14 @@ def trainer_class():
 
 
 def make_trainer(model, tokenizer, environment: Environment, folder: str):
-    """The trainer of a stage, on POLICY prompts."""
+    """The trainer of a stage, on the environment's prompts."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func: token-exact prompts, fast sampling on a CPU
     import torch
     from datasets import Dataset
     from trl import GRPOConfig
 
     config = environment.config
-    ids = list(environment.teachers)
+    ids = list(environment.prompts)
     ids *= -(-config.prompts // len(ids))  # TRL drops what does not fill a step
     rollouts = config.prompts * config.group
     batch_size = min(config.batch_size, rollouts)
@@ -226,7 +242,7 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.chrpo
     teachers = read_records(run.path("probe", "ratios.jsonl"), TeacherRatio)
-    prompts = encode_prompts(backend.load_tokenizer(run.recipe.model), teachers)
+    prompts = encode_prompts(backend.load_tokenizer(run.recipe.model), teachers, config.fixed_share)
     model, tokenizer = backend.load_trainable(
         run.recipe.model,
         max_tokens=config.max_tokens + max(map(len, prompts.values())),

@@ -2,7 +2,8 @@
 
 Takes a graded rollout and the recipe's coefficients, gives every term. Source: Extra-CoT (arXiv 2602.08324),
 section on CHRPO; the coefficients it does not publish are set in lite/recipe.py. Departure: a rollout that
-chose no ratio gets the worst R_ctrl that the table can give, and neither R_mode nor R_cal.
+chose no ratio gets the worst R_ctrl that the table can give, and neither R_mode nor R_cal. Rollouts of fixed modes
+get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Rollout:
     teacher: float  # r*
     realised: float  # think tokens / think tokens at ratio 1.0
     has_think: bool
+    asked: float | None = None  # the ratio of a fixed-mode prompt; None in POLICY mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def acc_reward(correct: bool) -> float:
 
 def mode_reward(rollout: Rollout, config: Chrpo) -> float:
     """R_mode: a bonus for less than r* when correct, a cost for missing r* otherwise."""
-    if rollout.chosen is None:
+    if rollout.chosen is None or rollout.asked is not None:
         return 0.0
     g = gap(rollout.chosen, rollout.teacher)
     if rollout.correct:
@@ -59,8 +61,10 @@ def mode_reward(rollout: Rollout, config: Chrpo) -> float:
 
 
 def ctrl_reward(rollout: Rollout, config: Chrpo) -> float:
-    """R_ctrl, for the choice itself."""
-    if rollout.chosen is None:
+    """R_ctrl, for the choice itself; in a fixed mode, for repeating what was asked."""
+    if rollout.asked is not None and rollout.chosen == rollout.asked:
+        return config.r0
+    if rollout.chosen is None or rollout.asked is not None:
         return -max(WIDEST * max(config.h_over, config.h_err_under, config.h_err_over), config.h_0)
     g = gap(rollout.chosen, rollout.teacher)
     if rollout.correct:
@@ -71,10 +75,11 @@ def ctrl_reward(rollout: Rollout, config: Chrpo) -> float:
 
 
 def cal_reward(rollout: Rollout, config: Chrpo) -> float:
-    """R_cal: a tent of half width eps around the chosen ratio, 1 at its top, down to -1 far outside."""
-    if rollout.chosen is None or not rollout.has_think:
+    """R_cal: a tent of half width eps around the asked or chosen ratio, 1 at its top, down to -1 far outside."""
+    target = rollout.chosen if rollout.asked is None else rollout.asked
+    if target is None or not rollout.has_think:
         return 0.0
-    delta = abs(rollout.realised - rollout.chosen)
+    delta = abs(rollout.realised - target)
     if delta <= config.eps:
         return 1.0 - delta / config.eps
     return -min(1.0, (delta - config.eps) / (1.0 - config.eps))

@@ -42,6 +42,17 @@ def test_judge(model_folder, text, correct, chosen, realised, has_think):
     assert rollout.realised == pytest.approx(realised) and num_tokens == round(10 * realised)
 
 
+def test_prompts_of_fixed_modes(model_folder):
+    tokenizer = backend.load_tokenizer(model_folder)
+    prompts = chrpo.encode_prompts(tokenizer, TEACHERS, 0.5)
+    assert list(prompts) == ["policy/a", "policy/b", "0.2/a", "0.4/b"]
+    assert prompts["0.4/b"] == tokens.encode_prompt(tokenizer, TEACHERS[1].question, "0.4")
+    assert list(chrpo.encode_prompts(tokenizer, TEACHERS, 0.0)) == ["policy/a", "policy/b"]
+    text = "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{8}"
+    assert chrpo.judge(text, TEACHERS[1], tokenizer)[0].asked is None
+    assert chrpo.judge(text, TEACHERS[1], tokenizer, "0.4")[0].asked == 0.4
+
+
 @pytest.fixture
 def trainer(make_run, tmp_path):
     run = make_run(SECTIONS)
@@ -127,7 +138,7 @@ def test_two_steps(make_run):
     lines = [json.loads(line) for line in run.path("chrpo", "rewards.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     for line in lines:
-        assert sum(line["chosen"].values()) == 4
+        assert sum(line["chosen"].values()) == 4  # one problem: all prompts are POLICY's
         assert -1 <= line["main"] <= 1 and line["acc"] == 2 * line["accuracy"] - 1
     backend.load(run.recipe.model, max_tokens=256, adapter=run.path("chrpo", "adapter"))
     assert not run.path("chrpo", "checkpoints").exists()

@@ -98,3 +98,19 @@ def test_normalise_is_by_group():
     assert rewards.normalise([1.0, 3.0, 5.0, 5.0], 2) == pytest.approx(
         [-1 / (math.sqrt(2) + 1e-4), 1 / (math.sqrt(2) + 1e-4), 0, 0]
     )
+
+
+@pytest.mark.parametrize(
+    "chosen, realised, cal, ctrl",
+    [
+        (0.4, 0.4, 1.0, 0.9),  # r0 for repeating what was asked
+        (0.4, 0.45, 0.5, 0.9),
+        (0.2, 0.2, -1 / 9, -2.4),  # calibrated on what was asked, not on what was written: (0.2 - 0.1) / 0.9
+        (None, 0.4, 1.0, -2.4),
+    ],
+)
+def test_fixed_modes(chosen, realised, cal, ctrl):
+    one = Rollout(True, chosen, 0.8, realised, True, asked=0.4)
+    assert rewards.mode_reward(one, CONFIG) == 0
+    assert rewards.cal_reward(one, CONFIG) == pytest.approx(cal)
+    assert rewards.ctrl_reward(one, CONFIG) == pytest.approx(ctrl)
