@@ -49,8 +49,8 @@ def test_prompts_of_fixed_modes(model_folder):
     assert prompts["0.4/b"] == tokens.encode_prompt(tokenizer, TEACHERS[1].question, "0.4")
     assert list(chrpo.encode_prompts(tokenizer, TEACHERS, 0.0)) == ["policy/a", "policy/b"]
     text = "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{8}"
-    assert chrpo.judge(text, TEACHERS[1], tokenizer)[0].asked is None
-    assert chrpo.judge(text, TEACHERS[1], tokenizer, "0.4")[0].asked == 0.4
+    assert chrpo.judge(text, TEACHERS[0], tokenizer)[0].asked is None
+    assert chrpo.judge(text, TEACHERS[0], tokenizer, "0.4")[0].asked == 0.4
 
 
 @pytest.fixture
