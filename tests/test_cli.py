@@ -14,15 +14,17 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 
 from lite import cli, stages
+from lite.cli import training
+from lite.cli.app import mode_of
 
 VERBS = (
-    *cli.STAGE_VERBS,
+    *training.STAGE_VERBS,
     *("train", "problems", "quickstart", "ask", "eval", "export", "doctor", "recipes"),
 )
 
 
 def test_the_stage_verbs_are_the_stages():
-    assert [*cli.STAGE_VERBS] == [name for name in stages.NAMES if name not in ("problems", "export")]
+    assert [*training.STAGE_VERBS] == [name for name in stages.NAMES if name not in ("problems", "export")]
 
 
 def test_help_names_every_verb(lite):
@@ -241,7 +243,7 @@ def test_recipes(lite, tmp_path):
     ],
 )
 def test_mode(text, mode):
-    assert cli._mode(text) == mode
+    assert mode_of(text) == mode
 
 
 @pytest.fixture

@@ -1,0 +1,3 @@
+from lite.cli import main
+
+main()

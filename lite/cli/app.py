@@ -1,0 +1,55 @@
+"""The typer app, and what several verbs share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lite.errors import LiteError
+from lite.tokens import BASE, MODES, POLICY, RATIOS
+
+app = typer.Typer(
+    help="Teach a small reasoning model to think in 20 to 100 % of its tokens on demand, and run it from a GGUF.",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help is drawn in half the time
+    pretty_exceptions_enable=False,
+)
+recipes_app = typer.Typer(help="List and copy the packaged recipes.", rich_markup_mode=None)
+app.add_typer(recipes_app, name="recipes")
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file (YAML), or the name of a packaged one.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override one recipe value, such as sft.rank=16. Repeatable."
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The run folder. Default: runs/ and the recipe's name."),
+]
+ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF file.")]
+NumOption = Annotated[
+    int | None, typer.Option("--num", min=1, help="How many problems. Default: all of a file.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Decides which problems.")]
+
+
+def mode_of(text: str) -> str:
+    """The mode a user means: "0.2", ".2" and "0.20" are one. Raises LiteError off the grid."""
+    grid = ", ".join(map(str, RATIOS))
+    if text in (BASE, POLICY):
+        return text
+    try:
+        ratio = float(text)
+    except ValueError:
+        raise LiteError(f"ratio {text!r}: not a number; use one of {grid} or {POLICY}") from None
+    if not 0 < ratio <= 1:
+        raise LiteError(f"ratio {text}: must lie in (0, 1]; use one of {grid} or {POLICY}")
+    if ratio not in RATIOS:
+        raise LiteError(f"ratio {text}: the model knows {grid} and {POLICY}; use one of them")
+    return MODES[RATIOS.index(ratio)]

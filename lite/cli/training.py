@@ -1,0 +1,138 @@
+"""Verbs that make a model: the pipeline, its stages, recipes, problems, doctor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lite.cli.app import NumOption, OutOption, RecipeArgument, SeedOption, SetOption, app, recipes_app
+from lite.errors import LiteError
+from lite.tokens import MODES, POLICY, strip_control
+
+
+def _train(recipe: str, overrides, out: Path | None, only: str | None = None, until: str | None = None):
+    """Load a recipe and run its stages."""
+    from lite import recipe as recipe_file
+    from lite import recipes, stages
+
+    resolved = recipe_file.load(recipes.find(recipe), overrides or ())
+    try:
+        return stages.train(resolved, out or Path("runs") / resolved.name, only, until)
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; the same command goes on from here", err=True)
+        raise
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    stage: Annotated[str | None, typer.Option("--stage", metavar="NAME", help="Run only this stage.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="NAME", help="Stop after this stage.")
+    ] = None,
+    overrides: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """Run the stages of a recipe that are not done. Cut off, the same command goes on from there."""
+    if stage and until:
+        raise LiteError("--stage and --until exclude each other; give one of them")
+    _train(recipe, overrides, out, stage, until)
+
+
+@app.command()
+def problems(
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="quickstart, gym:<task>, or a JSONL file of problems.")
+    ],
+    num: NumOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Print problems as JSONL. The keys are id, question, answer and cot."""
+    from lite.problems import load
+    from lite.records import to_line
+
+    sys.stdout.writelines(map(to_line, load(source, num, seed)))
+
+
+@app.command()
+def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
+    """The whole method on a tiny model. Ends with a report and one question asked at 0.2, 1.0 and policy."""
+    run = _train("quickstart", overrides, out)
+
+    from lite.infer.ask import ask as ask_engine
+    from lite.infer.engine import Engine
+    from lite.records import Problem, read_records
+
+    held_out = sorted(
+        read_records(run.path("problems", "eval.jsonl"), Problem), key=lambda each: len(each.cot)
+    )
+    problem = held_out[len(held_out) // 2]
+    typer.echo(f"\n{problem.question}\n(The answer is {problem.answer}.)")
+    with Engine(run.gguf("policy")) as engine:
+        for mode in (MODES[0], MODES[-2], POLICY):
+            answer = ask_engine(engine, problem.question, mode, run.recipe.evaluate.max_tokens)
+            chosen = f" chose {answer.ratio}" if mode == POLICY else ""
+            typer.echo(
+                f"\n[{mode}{chosen}: {answer.think_tokens} think tokens, {answer.total_tokens} in all]"
+            )
+            typer.echo(strip_control(f"{answer.think}\n-> {answer.visible}"))
+    report = run.path("evaluate", "report.md")
+    typer.echo(f"\n{report.read_text(encoding='utf-8')}\nreport: {report}\nmodel:  {run.gguf('policy')}")
+
+
+@recipes_app.command("ls")
+def recipes_ls() -> None:
+    """List the packaged recipes."""
+    from lite import recipes
+
+    names = recipes.names()
+    for name in names:
+        typer.echo(f"{name:{max(map(len, names))}}  {recipes.headline(name)}")
+
+
+@recipes_app.command("cp")
+def recipes_cp(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `lite recipes ls` lists it.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder or a new file.")] = Path("."),
+) -> None:
+    """Copy a packaged recipe, to change it."""
+    from lite import recipes
+
+    typer.echo(str(recipes.copy(name, destination)))
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, hardware, and what will run."""
+    from lite.measure.doctor import doctor as examine
+
+    examine()
+
+
+# The stages that are verbs of their own; `problems` and `export` are verbs for more than a recipe.
+STAGE_VERBS = {
+    "traces": "Stage: the base model samples chains of thought.",
+    "annotate": "Stage: label what to keep in some of them.",
+    "compressor": "Stage: train the encoder that learns the labels.",
+    "compress": "Stage: cut every trace to each ratio.",
+    "mixture": "Stage: the SFT rows, every ratio and POLICY.",
+    "sft": "Stage: teach the dial, LoRA on the mixture.",
+    "probe": "Stage: the teacher ratio r* of each RL problem.",
+    "chrpo": "Stage: reinforce choosing the ratio.",
+    "merge": "Stage: merge the adapters into the base model.",
+    "evaluate": "Stage: measure the run's GGUFs in every mode.",
+}
+
+
+def _add_stage_verb(name: str) -> None:
+    def verb(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
+        _train(recipe, overrides, out, only=name)
+
+    app.command(name, help=STAGE_VERBS[name])(verb)
+
+
+for _name in STAGE_VERBS:
+    _add_stage_verb(_name)
