@@ -306,7 +306,11 @@ def _check_vocabulary(container: Container) -> None:
         values = words.get(f"tokenizer.ggml.{key}")
         if values is None:
             continue
-        if not isinstance(values, np.ndarray) or values.itemsize != 4 or not np.issubdtype(values.dtype, kind):
+        if (
+            not isinstance(values, np.ndarray)
+            or values.itemsize != 4
+            or not np.issubdtype(values.dtype, kind)
+        ):
             raise _fail(container, f"tokenizer.ggml.{key} is no array of 32-bit numbers")
         if len(values) != len(tokens):
             raise _fail(container, f"tokenizer.ggml.{key} has {len(values)} items for {len(tokens)} tokens")
@@ -350,6 +354,9 @@ def _sizes(container: Container) -> dict[str, int]:
     heads_kv = size("attention.head_count_kv", heads)
     key, value = (size(f"attention.{name}_length", max(1, width // heads)) for name in ("key", "value"))
     size("context_length")
+    epsilon = container.metadata.get(f"{container.architecture}.attention.layer_norm_rms_epsilon")
+    if not isinstance(epsilon, float) or not 0 <= epsilon < 1:
+        raise _fail(container, f"attention.layer_norm_rms_epsilon is {epsilon!r}")
     if heads % heads_kv:
         raise _fail(container, f"{heads} attention heads cannot share {heads_kv}")
     if size("rope.dimension_count", key) > key or size("rope.dimension_count", key) % 2:
@@ -386,4 +393,6 @@ def _check_tensors(container: Container) -> None:
     for name, shape in letters.items():
         wanted, tensor = tuple(sizes[letter] for letter in shape), container.tensors.get(name)
         if tensor is not None and tensor.shape != wanted:
-            raise _fail(container, f"{name} is of shape {list(tensor.shape)}, its sizes ask for {list(wanted)}")
+            raise _fail(
+                container, f"{name} is of shape {list(tensor.shape)}, its sizes ask for {list(wanted)}"
+            )
