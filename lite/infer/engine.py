@@ -21,6 +21,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from lite import gguf_file
 from lite.errors import LiteError
 from lite.infer.batch import Request, Slots, greedy, sample
+from lite.llama_build import model_params
 from lite.tokens import BASE, INSTRUCTION, MODES, POLICY, control_token, split_template, user_text
 
 DIAL = "comp_ratio"  # the template variable of our exports: a percent; POLICY where it is not defined
@@ -66,9 +67,7 @@ class Engine:
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self._slots: Slots | None = None
-        self._model = llama_cpp.llama_model_load_from_file(
-            os.fsencode(self.path), llama_cpp.llama_model_default_params()
-        )
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), model_params())
         if not self._model:
             raise LiteError(
                 f"{self.path}: llama.cpp cannot load it; the file is damaged or too new, export it again"
