@@ -68,7 +68,7 @@ def of_run(folder: Path) -> Source:
     if follows("export", "merge"):
         path = run.path("export", "calibration.json")
         if path.is_file():
-            lengths = Calibration(**json.loads(path.read_text(encoding="utf-8")))
+            lengths = calibrate.load(path)
         if follows("evaluate", "export"):
             report = run.path("evaluate", "report.md").read_text(encoding="utf-8")
             lengths = calibrate.of_replies(run.path("evaluate")) or lengths
