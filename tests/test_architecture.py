@@ -160,6 +160,8 @@ def test_the_laptop_verbs_load_no_torch(tmp_path):
     assert {"lite.grading", "lite.measure.report", "matplotlib"} <= modules
     code, modules = loaded_by("ask", "tiny.gguf", "1+1?", "--max-tokens", "8", cwd=tmp_path)
     assert code == 0 and not modules & set(HEAVY)
+    code, modules = loaded_by("verify", "tiny.gguf", cwd=tmp_path)
+    assert code == 0 and not modules & {*HEAVY, "gguf"}
     graded = "import sys; from lite.grading import same; print(same('x/2', '0.5x'), 'torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", graded], text=True) == "True False\n"
 

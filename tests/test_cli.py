@@ -19,7 +19,7 @@ from lite.cli.app import mode_of
 
 VERBS = (
     *training.STAGE_VERBS,
-    *("train", "problems", "quickstart", "ask", "eval", "export", "doctor", "recipes"),
+    *("train", "problems", "quickstart", "ask", "eval", "export", "verify", "doctor", "recipes"),
 )
 
 
@@ -67,7 +67,8 @@ def test_help_names_every_verb(lite):
                 "--seed",
             ],
         ),
-        ("export", ["RUN|FOLDER", "--out FILE.gguf", "--quant", "q4_k_m"]),
+        ("export", ["RUN|FOLDER", "--out DIR", "--quant", "q4_k_m", "--adapter DIR", "--llama-cpp DIR"]),
+        ("verify", ["MODEL.gguf", "--against FOLDER"]),
         ("recipes", ["ls", "cp"]),
         ("doctor", ["versions"]),
     ],
@@ -149,8 +150,17 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
             "ratio 2: must lie in",
         ),
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
-        (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
-        (("export", "folder", "--out", "."), ".: is a folder; give the file to write, such as model.gguf"),
+        (("export", "nix", "--out", "x"), "'nix': no such folder"),
+        (("export", "folder", "--out", "x"), "model folder: the folder has no config.json"),
+        (("export", "folder", "--out", "x.gguf"), "x.gguf: give a folder to --out"),
+        (("export", "folder", "--out", "."), ".: is not empty and not an export of lite"),
+        (("export", "folder", "--out", "x", "--quant", "q8_0,q9"), "quant 'q9' is unknown; use one of f32"),
+        (
+            ("export", "folder", "--out", "x", "--llama-cpp", "folder"),
+            "folder: no convert_hf_to_gguf.py in it",
+        ),
+        (("verify", "no.gguf"), "no.gguf: not a GGUF (it begins with b'this')"),
+        (("verify", "nix.gguf"), "nix.gguf: no such file"),
         (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
         (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
     ],
@@ -332,6 +342,13 @@ def test_ask(lite, gguf):
     code, out, err = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8")
     assert code == 0 and out.strip() == answer["visible"].strip()
     assert f"{answer['total_tokens']} in all" in err
+
+
+def test_verify(lite, gguf):
+    code, out, _ = lite("verify", gguf)
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines()[:-1])
+    assert code == 0 and out.endswith("\nsound\n")
+    assert (lines["architecture"], lines["dial"], lines["tied"]) == ("qwen3", "True", "False")
 
 
 def test_ask_reads_stdin(lite, gguf, monkeypatch):
