@@ -16,7 +16,7 @@ from lite.infer.model import Model
 from lite.infer.prompt import Prompt, Prompts, check_settings
 from lite.infer.reader import whole
 from lite.infer.request import Answer, Ask, Piece, Stream
-from lite.tokens import BASE, POLICY, parse_reply
+from lite.tokens import BASE, POLICY, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
 
@@ -150,8 +150,8 @@ class Engine:
             mode=self.mode(ask),
             ratio=reply.ratio,
             budget=ask.budget,
-            think=reply.think,
-            visible=reply.visible,
+            think=strip_control(reply.think),
+            visible=strip_control(reply.visible),
             think_tokens=job.controller.reader.think_tokens,
             total_tokens=len(job.ids),
             prompt_tokens=len(prompt.ids),
