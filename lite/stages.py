@@ -25,6 +25,7 @@ from typing import Any
 
 from lite import backend
 from lite import recipe as recipes
+from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
 from lite.progress import console
 from lite.recipe import Recipe
@@ -55,6 +56,7 @@ STAGES = (
     Stage("evaluate", "lite.measure.evaluate", ("problems", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+SERVED = ("traces", "annotate", "probe", "evaluate")  # may sample from an endpoint
 PACKAGES = (
     "unsloth",
     "torch",
@@ -145,6 +147,13 @@ class Run:
 
     recipe: Recipe
     folder: Path
+    endpoint: str = ""  # the API that samples for a stage instead of a model loaded here; decides no result
+
+    def server(self, num_parallel: int) -> Endpoint | None:
+        """The run's endpoint, if it has one, with so many requests in flight."""
+        return (
+            Endpoint(self.endpoint, key=optional_key(), num_parallel=num_parallel) if self.endpoint else None
+        )
 
     def path(self, stage_name: str, *parts: str) -> Path:
         """A path in a stage's folder."""
@@ -262,6 +271,7 @@ class Run:
                 "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
                 "versions": versions(),
                 "seed": self.recipe.seed,
+                "endpoint": self.endpoint or None,
                 "recipe": dataclasses.asdict(self.recipe),
             },
         )
@@ -284,12 +294,21 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None) -> Run:
-    """Run the stages of a recipe that are not done: all, only one, or all up to one."""
+def train(
+    recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None, endpoint: str = ""
+) -> Run:
+    """Run the stages of a recipe that are not done: all, only one, or all up to one.
+
+    `endpoint` is the API of a server that serves what the stage `only` samples from.
+    """
     for name in (only, until):
         if name is not None:
             stage(name)
-    run = Run(recipe, folder)
+    if endpoint and only not in SERVED:
+        raise LiteError(
+            f"--endpoint {endpoint}: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"
+        )
+    run = Run(recipe, folder, base_url(endpoint) if endpoint else "")
     with _alone_in(folder):
         for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
             torn.unlink()
