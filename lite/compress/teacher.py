@@ -284,15 +284,17 @@ class Teacher:
             async def work(question: tuple[Trace, Chunk, str]) -> Answer:
                 _, chunk, prompt = question
                 key = hashlib.sha256(json.dumps([model, SYSTEM, prompt]).encode()).hexdigest()[:32]
-                return cached.get(key) or await self._ask(model, prompt, chunk, key)
+                if key not in cached:
+                    answer = await self._ask(model, prompt, chunk, key)
+                    spent.add(answer)
+                    if not answer.keep:
+                        return answer
+                    journal.append([answer])
+                    cached[key] = answer
+                return cached[key]
 
             def finish(question: tuple[Trace, Chunk, str], answer: Answer) -> None:
                 trace, chunk, _ = question
-                if answer.key not in cached:
-                    spent.add(answer)
-                    if answer.keep:
-                        cached[answer.key] = answer
-                        journal.append([answer])
                 parts = open_chunks[trace.id]
                 parts[chunk] = answer.keep
                 if None not in parts.values():
