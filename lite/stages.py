@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend
+from lite import backend, ranks
 from lite import recipe as recipes
 from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
@@ -56,6 +56,7 @@ STAGES = (
     Stage("evaluate", "lite.measure.evaluate", ("problems", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+SHARED = ("sft", "chrpo")  # may run in several processes, under `accelerate launch`
 SERVED = ("traces", "annotate", "probe", "evaluate")  # may sample from an endpoint
 PACKAGES = (
     "unsloth",
@@ -207,7 +208,22 @@ class Run:
                 raise LiteError(
                     f"stage {name} reads {read}, which is not done in {self.folder}; run it first"
                 )
-        folder, fingerprint = self.path(name), self.fingerprint(name)
+        fingerprint = self.fingerprint(name)
+        if ranks.is_main():
+            self._begin_stage(name, fingerprint)
+        ranks.wait()
+        try:
+            self._finish_stage(this, fingerprint)
+        except LiteError:
+            if ranks.is_main():
+                self._put_back(name)
+            raise
+        if ranks.is_main():
+            shutil.rmtree(self._before(name), ignore_errors=True)
+
+    def _begin_stage(self, name: str, fingerprint: str) -> None:
+        """Make a stage's folder ready: what another recipe left is set aside, what a kill tore is removed."""
+        folder = self.path(name)
         if folder.exists() and not self._was_begun(name):
             folder.rename(self._before(name))  # another recipe's: kept until this one is done
         folder.mkdir(parents=True, exist_ok=True)
@@ -216,12 +232,6 @@ class Run:
             shutil.rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
         with atomic_write(folder / "fingerprint") as handle:
             handle.write(fingerprint)
-        try:
-            self._finish_stage(this, fingerprint)
-        except LiteError:
-            self._put_back(name)
-            raise
-        shutil.rmtree(self._before(name), ignore_errors=True)
 
     def _before(self, name: str) -> Path:
         """Where another recipe's folder of a stage is kept while this recipe's is being made."""
@@ -253,6 +263,8 @@ class Run:
         reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
+        if not ranks.is_main():
+            return
         files = [
             path
             for path in sorted(folder.rglob("*"))
@@ -308,7 +320,18 @@ def train(
         raise LiteError(
             f"--endpoint {endpoint}: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"
         )
+    if ranks.num() > 1 and only not in SHARED:
+        raise LiteError(
+            f"{ranks.num()} processes share one stage; add --stage with one of {', '.join(SHARED)}, and run the"
+            " others without a launcher"
+        )
     run = Run(recipe, folder, base_url(endpoint) if endpoint else "")
+    if not ranks.is_main():
+        ranks.wait()  # the main process has the folder to itself until it is ready
+        assert only is not None
+        if not run.is_done(only):
+            run.run_stage(only)
+        return run
     with _alone_in(folder):
         for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
             torn.unlink()
@@ -317,6 +340,7 @@ def train(
         wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
         for name in NAMES:
             run.mend_stage(name)
+        ranks.wait()
         for name in wanted:
             place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
             if run.is_done(name):
