@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
+from lite.endpoint import base_url
 from lite.errors import LiteError
 from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
@@ -79,11 +81,27 @@ class Traces(Section):
 class Annotate(Section):
     """KEEP labels for training the compressor."""
 
-    method: Literal["likelihood", "rules"] = "likelihood"
+    method: Literal["likelihood", "rules", "teacher"] = "likelihood"
     num_traces: Count = 1000  # how many traces are labelled
     max_drop: Positive = 0.1  # likelihood: units that cost less than this many nats may go
     num_rounds: Count = 3  # likelihood: rounds on words, each in smaller groups, before one on formulas
     batch_tokens: Count = 16384  # likelihood: tokens in one forward pass
+    endpoint: str = "http://127.0.0.1:8080/v1"  # teacher: an OpenAI-compatible API
+    teacher: str = ""  # teacher: its model's name there; "" takes the only one that is served
+    key_env: str = ""  # teacher: the environment variable that holds the API key; "" sends none
+    num_parallel: Count = 16  # teacher: requests in flight
+    max_tokens: Count = 4096  # teacher: of a reply, its own thinking included
+    price_in: NotNegative = 0.0  # teacher: per million prompt tokens, to show the cost
+    price_out: NotNegative = 0.0  # teacher: per million reply tokens
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        base_url(self.endpoint)
+        _require(
+            re.fullmatch(r"[A-Z_][A-Z0-9_]*|", self.key_env) is not None,  # what is no name may be a key
+            "annotate.key_env: must be the name of an environment variable in capitals, such as OPENAI_API_KEY;"
+            " the key itself never goes into a recipe",
+        )
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend
+from lite import backend, ranks
 from lite import recipe as recipes
+from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
 from lite.progress import console
 from lite.recipe import Recipe
@@ -55,6 +56,8 @@ STAGES = (
     Stage("evaluate", "lite.measure.evaluate", ("problems", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+SHARED = ("sft", "chrpo")  # may run in several processes, under `accelerate launch`
+SERVED = ("traces", "annotate", "probe", "evaluate")  # may sample from an endpoint
 PACKAGES = (
     "unsloth",
     "torch",
@@ -145,6 +148,13 @@ class Run:
 
     recipe: Recipe
     folder: Path
+    endpoint: str = ""  # the API that samples for a stage instead of a model loaded here; decides no result
+
+    def server(self, num_parallel: int) -> Endpoint | None:
+        """The run's endpoint, if it has one, with so many requests in flight."""
+        return (
+            Endpoint(self.endpoint, key=optional_key(), num_parallel=num_parallel) if self.endpoint else None
+        )
 
     def path(self, stage_name: str, *parts: str) -> Path:
         """A path in a stage's folder."""
@@ -198,7 +208,22 @@ class Run:
                 raise LiteError(
                     f"stage {name} reads {read}, which is not done in {self.folder}; run it first"
                 )
-        folder, fingerprint = self.path(name), self.fingerprint(name)
+        fingerprint = self.fingerprint(name)
+        if ranks.is_main():
+            self._begin_stage(name, fingerprint)
+        ranks.wait()
+        try:
+            self._finish_stage(this, fingerprint)
+        except LiteError:
+            if ranks.is_main():
+                self._put_back(name)
+            raise
+        if ranks.is_main():
+            shutil.rmtree(self._before(name), ignore_errors=True)
+
+    def _begin_stage(self, name: str, fingerprint: str) -> None:
+        """Make a stage's folder ready: what another recipe left is set aside, what a kill tore is removed."""
+        folder = self.path(name)
         if folder.exists() and not self._was_begun(name):
             folder.rename(self._before(name))  # another recipe's: kept until this one is done
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,12 +232,6 @@ class Run:
             shutil.rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
         with atomic_write(folder / "fingerprint") as handle:
             handle.write(fingerprint)
-        try:
-            self._finish_stage(this, fingerprint)
-        except LiteError:
-            self._put_back(name)
-            raise
-        shutil.rmtree(self._before(name), ignore_errors=True)
 
     def _before(self, name: str) -> Path:
         """Where another recipe's folder of a stage is kept while this recipe's is being made."""
@@ -244,6 +263,8 @@ class Run:
         reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
+        if not ranks.is_main():
+            return
         files = [
             path
             for path in sorted(folder.rglob("*"))
@@ -262,6 +283,7 @@ class Run:
                 "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
                 "versions": versions(),
                 "seed": self.recipe.seed,
+                "endpoint": self.endpoint or None,
                 "recipe": dataclasses.asdict(self.recipe),
             },
         )
@@ -284,12 +306,32 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None) -> Run:
-    """Run the stages of a recipe that are not done: all, only one, or all up to one."""
+def train(
+    recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None, endpoint: str = ""
+) -> Run:
+    """Run the stages of a recipe that are not done: all, only one, or all up to one.
+
+    `endpoint` is the API of a server that serves what the stage `only` samples from.
+    """
     for name in (only, until):
         if name is not None:
             stage(name)
-    run = Run(recipe, folder)
+    if endpoint and only not in SERVED:
+        raise LiteError(
+            f"--endpoint {endpoint}: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"
+        )
+    if ranks.num() > 1 and only not in SHARED:
+        raise LiteError(
+            f"{ranks.num()} processes share one stage; add --stage with one of {', '.join(SHARED)}, and run the"
+            " others without a launcher"
+        )
+    run = Run(recipe, folder, base_url(endpoint) if endpoint else "")
+    if not ranks.is_main():
+        ranks.wait()  # the main process has the folder to itself until it is ready
+        assert only is not None
+        if not run.is_done(only):
+            run.run_stage(only)
+        return run
     with _alone_in(folder):
         for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
             torn.unlink()
@@ -298,6 +340,7 @@ def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | No
         wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
         for name in NAMES:
             run.mend_stage(name)
+        ranks.wait()
         for name in wanted:
             place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
             if run.is_done(name):

@@ -73,7 +73,16 @@ def test_the_last_override_wins():
         ("sft:\n  learning_rate: fast", "sft.learning_rate = 'fast': expected float, got str"),
         ("sft:\n  learning_rate: .nan", "sft.learning_rate = nan: must be a finite number"),
         ("sft: 5", "sft = 5: expected a section of key: value lines"),
-        ("annotate:\n  method: magic", "annotate.method = 'magic': must be one of likelihood, rules"),
+        (
+            "annotate:\n  method: magic",
+            "annotate.method = 'magic': must be one of likelihood, rules, teacher",
+        ),
+        (
+            "annotate:\n  endpoint: 127.0.0.1:8080",
+            "endpoint '127.0.0.1:8080': no http(s) URL; give one such as",
+        ),
+        ("annotate:\n  key_env: openai_key", "annotate.key_env: must be the name of an environment variable"),
+        ("annotate:\n  price_in: -1", "annotate.price_in = -1.0: must be 0 or more"),
         ("mixture:\n  tolerance: 0.5", "mixture.tolerance = 0.5: must lie in (0, 0.1]"),
         ("probe:\n  min_success: 1.5", "probe.min_success = 1.5: must lie in (0, 1]"),
         ("evaluate:\n  modes: ['0.3']", "evaluate.modes: '0.3' is unknown"),
@@ -111,6 +120,13 @@ def test_bad_overrides(override, message):
     with pytest.raises(LiteError) as fault:
         parse("seed: 1", [override])
     assert message in str(fault.value)
+
+
+@pytest.mark.parametrize("key", ["sk-proj-abcDEF123", "SK-ABC", "Bearer X"])
+def test_a_key_in_a_recipe_is_refused_and_not_repeated(key):
+    with pytest.raises(LiteError) as raised:
+        parse(f"annotate: {{method: teacher, key_env: '{key}'}}")
+    assert key not in str(raised.value)
 
 
 def test_a_section_made_in_code_is_checked_too():

@@ -36,6 +36,14 @@ ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGU
 NumOption = Annotated[
     int | None, typer.Option("--num", min=1, help="How many problems. Default: all of a file.")
 ]
+EndpointOption = Annotated[
+    str,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="A server (vLLM, llama-server) that serves the model and generates instead. LITE_API_KEY may hold its key.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Decides which problems.")]
 
 

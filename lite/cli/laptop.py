@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lite.cli.app import ModelArgument, NumOption, SeedOption, app, mode_of
+from lite.cli.app import EndpointOption, ModelArgument, NumOption, SeedOption, app, mode_of
 from lite.errors import LiteError
 from lite.tokens import MODES, POLICY, strip_control
 
@@ -73,6 +73,7 @@ def evaluate_gguf(
     num: NumOption = None,
     seed: SeedOption = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a whole reply.")] = 4096,
+    endpoint: EndpointOption = "",
 ) -> None:
     """Measure a GGUF per ratio. Accuracy and think tokens on given problems; needs no torch."""
     modes = [mode_of(text.strip()) for text in ratios.split(",") if text.strip()]
@@ -81,7 +82,9 @@ def evaluate_gguf(
     from lite.measure.evaluate import evaluate
     from lite.problems import load
 
-    evaluate(model, load(problems, num, seed), modes, out, max_tokens=max_tokens, seed=seed)
+    evaluate(
+        model, load(problems, num, seed), modes, out, max_tokens=max_tokens, seed=seed, endpoint=endpoint
+    )
     typer.echo((out / "report.md").read_text(encoding="utf-8"))
 
 

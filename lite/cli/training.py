@@ -8,19 +8,35 @@ from typing import Annotated
 
 import typer
 
-from lite.cli.app import NumOption, OutOption, RecipeArgument, SeedOption, SetOption, app, recipes_app
+from lite.cli.app import (
+    EndpointOption,
+    NumOption,
+    OutOption,
+    RecipeArgument,
+    SeedOption,
+    SetOption,
+    app,
+    recipes_app,
+)
 from lite.errors import LiteError
 from lite.tokens import MODES, POLICY, strip_control
 
 
-def _train(recipe: str, overrides, out: Path | None, only: str | None = None, until: str | None = None):
+def _train(
+    recipe: str,
+    overrides,
+    out: Path | None,
+    only: str | None = None,
+    until: str | None = None,
+    endpoint: str = "",
+):
     """Load a recipe and run its stages."""
     from lite import recipe as recipe_file
     from lite import recipes, stages
 
     resolved = recipe_file.load(recipes.find(recipe), overrides or ())
     try:
-        return stages.train(resolved, out or Path("runs") / resolved.name, only, until)
+        return stages.train(resolved, out or Path("runs") / resolved.name, only, until, endpoint)
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; the same command goes on from here", err=True)
         raise
@@ -35,11 +51,12 @@ def train(
     ] = None,
     overrides: SetOption = None,
     out: OutOption = None,
+    endpoint: EndpointOption = "",
 ) -> None:
     """Run the stages of a recipe that are not done. Cut off, the same command goes on from there."""
     if stage and until:
         raise LiteError("--stage and --until exclude each other; give one of them")
-    _train(recipe, overrides, out, stage, until)
+    _train(recipe, overrides, out, stage, until, endpoint)
 
 
 @app.command()

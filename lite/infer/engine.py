@@ -119,6 +119,10 @@ class Engine:
             raise LiteError(f"{self.path}: its tokenizer failed on {text[:40]!r}; export it again")
         return ids[:count]
 
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends a reply."""
+        return bool(self._is_end[token])
+
     def detokenise(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens shown."""
         return b"".join(map(self._piece, ids)).decode("utf-8", errors="replace")

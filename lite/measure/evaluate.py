@@ -17,11 +17,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
 from lite.grading import is_correct
+from lite.infer import remote
 from lite.infer.ask import answer
 from lite.infer.engine import Engine, Generation
 from lite.measure import report
@@ -51,7 +54,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How replies are generated."""
+    """How replies are generated; `endpoint` is the API that generates them, "" for the engine here."""
 
     max_tokens: int
     temperature: float = 0.0
@@ -59,6 +62,7 @@ class Settings:
     seed: int = 0
     batch_size: int = 16
     num_threads: int = 0
+    endpoint: str = ""
 
 
 def grade(engine: Engine, problem: Problem, mode: str, generation: Generation, finished: float) -> Graded:
@@ -79,8 +83,10 @@ def grade(engine: Engine, problem: Problem, mode: str, generation: Generation, f
     )
 
 
-def run_mode(engine: Engine, problems: Sequence[Problem], mode: str, settings: Settings) -> list[Graded]:
-    """Every problem's reply in one mode, in the problems' order."""
+def run_mode(
+    engine: Engine, problems: Sequence[Problem], mode: str, settings: Settings, only: bool = True
+) -> list[Graded]:
+    """Every problem's reply in one mode, in the problems' order. `only`: no other GGUF is measured."""
     asked = POLICY if mode == SFT_POLICY else mode
     started = time.monotonic()
     prompts = [engine.prompt_ids(problem.question, asked) for problem in problems]
@@ -97,7 +103,12 @@ def run_mode(engine: Engine, problems: Sequence[Problem], mode: str, settings: S
             graded[index] = grade(engine, problems[index], asked, generation, finished)
             meter.advance()
 
-        engine.generate(
+        generate = engine.generate
+        if settings.endpoint:
+            key, num_parallel = optional_key(), settings.batch_size
+            server = Endpoint(settings.endpoint, key=key, num_parallel=num_parallel)
+            generate = partial(remote.generate, engine, server, only=only)
+        generate(
             prompts,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
@@ -142,7 +153,7 @@ def measure(
             continue
         with Engine(path, batch_size=settings.batch_size, num_threads=settings.num_threads) as engine:
             for mode in missing:
-                replies[mode] = run_mode(engine, problems, mode, settings)
+                replies[mode] = run_mode(engine, problems, mode, settings, len(digests) == 1)
                 write_records(_replies_path(out, mode), replies[mode])
     product = models.get(POLICY) or models[modes[-1]]
     made = {
@@ -167,15 +178,15 @@ def evaluate(
     *,
     max_tokens: int,
     seed: int = 0,
+    endpoint: str = "",
 ) -> dict[str, Any]:
     """The report of one GGUF, for `lite eval`: greedy, on any problems. `modes`: of MODES, or "base"."""
     with Engine(model) as engine:
         wanted = {*modes, FULL} if engine.has_dial else set(modes)
         for mode in wanted:
             engine.prompt_ids("", mode)  # a mode this GGUF does not have is a LiteError before any work
-    return measure(
-        dict.fromkeys(wanted, Path(model)), problems, out, Settings(max_tokens=max_tokens, seed=seed)
-    )
+    settings = Settings(max_tokens=max_tokens, seed=seed, endpoint=base_url(endpoint) if endpoint else "")
+    return measure(dict.fromkeys(wanted, Path(model)), problems, out, settings)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -193,6 +204,7 @@ def run(run: Run) -> dict[str, Any]:
             seed=run.recipe.seed,
             batch_size=config.batch_size,
             num_threads=config.num_threads,
+            endpoint=run.endpoint,
         ),
     )
     rows = {row["mode"]: row for row in made["rows"]}

@@ -42,11 +42,14 @@ def run(run: Run) -> dict[str, Any]:
             tasks += [
                 Task(f"{problem.id}/{ratio}/{i}", prompt, problem.answer) for i in range(config.num_samples)
             ]
-    model, _ = backend.load(
-        run.recipe.model,
-        max_tokens=room(tasks, config),
-        adapter=run.path("sft", "adapter"),
-        four_bit=run.recipe.sft.four_bit,
+    model = (
+        run.server(config.batch_size)
+        or backend.load(
+            run.recipe.model,
+            max_tokens=room(tasks, config),
+            adapter=run.path("sft", "adapter"),
+            four_bit=run.recipe.sft.four_bit,
+        )[0]
     )
     samples = sample_replies(
         model,

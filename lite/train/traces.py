@@ -6,11 +6,14 @@ journal that a cut run resumes from). Source: Extra-CoT trains on the backbone's
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lite import backend, grading, tokens
+from lite.completions import Sampling, complete_texts
+from lite.endpoint import Endpoint
 from lite.errors import LiteError
 from lite.progress import progress
 from lite.recipe import Probe, Traces
@@ -60,11 +63,25 @@ def grade(task: Task, text: str, tokenizer) -> Sample:
 def sample_replies(
     model, tokenizer, tasks: list[Task], config: Traces | Probe, journal_path: Path, *, seed: int, name: str
 ) -> list[Sample]:
-    """Sample and grade one reply per task; batches in the journal are not sampled again."""
+    """Sample and grade one reply per task; what is in the journal is not sampled again.
+
+    `model` is one that is loaded here, or an Endpoint that serves it.
+    """
     tasks = sorted(tasks, key=lambda task: (-len(task.prompt), task.id))  # long prompts, long replies
     with Journal(journal_path, Sample) as journal, progress(name, len(tasks), "replies") as meter:
         done = {sample.id for sample in journal.records}
         meter.advance(len(done))
+        if isinstance(model, Endpoint):
+            left = [task for task in tasks if task.id not in done]
+
+            def finish(index: int, text: str) -> None:
+                journal.append([grade(left[index], text, tokenizer)])
+                meter.advance()
+
+            sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
+            seeds = [zlib.crc32(f"{seed}/{task.id}".encode()) for task in left]
+            complete_texts(model, tokenizer, [task.prompt for task in left], sampling, seeds, finish)
+            return journal.records
         for start in range(0, len(tasks), config.batch_size):
             batch = [task for task in tasks[start : start + config.batch_size] if task.id not in done]
             if not batch:
@@ -95,8 +112,9 @@ def run(run: Run) -> dict[str, Any]:
         tasks += [
             Task(f"{problem.id}/{index}", prompt, problem.answer) for index in range(config.num_samples)
         ]
-    model, _ = backend.load(
-        run.recipe.model, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit
+    model = (
+        run.server(config.batch_size)
+        or backend.load(run.recipe.model, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit)[0]
     )
     samples = sample_replies(
         model,
