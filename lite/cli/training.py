@@ -45,7 +45,11 @@ def train(
 @app.command()
 def problems(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="quickstart, gym:<task>, or a JSONL file of problems.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="quickstart, gym:<task>, a JSONL or Parquet file, or a Hub data set, owner/name[:config]:split.",
+        ),
     ],
     num: NumOption = None,
     seed: SeedOption = 0,
