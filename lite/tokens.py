@@ -85,7 +85,8 @@ def parse_reply(text: str) -> Reply:
     name = start.group(1)
     ratio = int(name) / 100 if name and name.isdigit() else None
     body = text[start.end() :]
-    if not body.startswith(THINK_OPEN) and THINK_CLOSE not in body:
+    opened = body.startswith(THINK_OPEN) or (THINK_CLOSE in body and THINK_OPEN not in body)
+    if not opened:
         return Reply(ratio, "", body.strip(), has_think=False, closed=False)
     body = body.removeprefix(THINK_OPEN)
     think, close, visible = body.partition(THINK_CLOSE)
@@ -123,13 +124,16 @@ def encode_prompt(tokenizer, question: str, mode: str) -> list[int]:
     Built from parts: the template's own with special tokens on, the user's text with them off. Raises LiteError
     for a tokenizer without a chat template.
     """
-    if not tokenizer.chat_template:
-        raise LiteError(f"{tokenizer.name_or_path}: no chat template in its tokenizer; give a chat model")
 
     def render(content: str) -> str:
-        return tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        try:
+            return tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        except ValueError as fault:  # there is none
+            raise LiteError(
+                f"{tokenizer.name_or_path}: no chat template in its tokenizer ({str(fault)[:60]}); give a chat model"
+            ) from None
 
     head, tail = split_template(render)
     text = user_text(question)

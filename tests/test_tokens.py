@@ -151,7 +151,10 @@ def test_a_span_that_the_prompt_opened():
 
 def test_no_chat_template():
     class Bare:
-        chat_template, name_or_path = None, "some/base"
+        name_or_path = "some/base"
+
+        def apply_chat_template(self, *_, **__):
+            raise ValueError("Cannot use chat template functions")
 
     with pytest.raises(LiteError, match="some/base: no chat template in its tokenizer"):
         tokens.encode_prompt(Bare(), "q", "0.2")
