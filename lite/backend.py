@@ -18,7 +18,7 @@ from typing import Any
 
 from lite.decode import decode
 from lite.errors import LiteError
-from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS
+from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, without_opened_think
 
 QUICKSTART = Path(__file__).parent / "quickstart" / "reasoner"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -84,7 +84,10 @@ def unpatch(model_types: tuple[str, ...]) -> None:
 
 
 def load_tokenizer(model: str):
-    """The model's tokenizer with the six control tokens added as special tokens (one id each)."""
+    """The model's tokenizer with the six control tokens added as special tokens (one id each).
+
+    Its template opens no think span: the reply does that, see `tokens.without_opened_think`.
+    """
     prepare()
     from transformers import AddedToken, AutoTokenizer
 
@@ -100,6 +103,8 @@ def load_tokenizer(model: str):
     )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = without_opened_think(tokenizer.chat_template)
     return tokenizer
 
 

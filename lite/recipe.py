@@ -57,19 +57,40 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Problems(Section):
-    """Where problems come from. The three sets never share a problem."""
+class Source(Section):
+    """One source of problems. In a recipe its name alone may stand for it."""
 
-    source: str = "quickstart"  # "quickstart", a JSONL file with question and answer, or "gym:<task>"
+    name: str  # "quickstart", "gym:<task>", a JSONL or Parquet file, or a Hub data set: owner/name[:config]:split
+    num: CountOrNone = 0  # at most so many of it, drawn by the seed; 0: all
+    question: str = ""  # the column of the question; empty: question, problem or query
+    answer: str = ""  # of the answer; empty: answer, or what the worked solution says
+    cot: str = ""  # of the worked solution; empty: cot, solution or response
+
+
+@dataclass(frozen=True)
+class Problems(Section):
+    """Where problems come from. The sets never share a question."""
+
+    source: tuple[Source, ...] = (Source("quickstart"),)  # one, or several joined
     num_train: Count = 2000  # for traces, labels and SFT
     num_rl: Count = 600  # for the probe and CHRPO
-    num_eval: Count = 500  # held out
+    num_eval: CountOrNone = 500  # held out of the source
+    eval: tuple[Source, ...] = ()  # more to evaluate on, each data set reported by itself
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(bool(self.source), "problems.source is empty; name at least one source")
+        _require(
+            self.num_eval > 0 or bool(self.eval),
+            "problems.num_eval = 0 and problems.eval is empty: nothing to evaluate on; set one of them",
+        )
 
 
 @dataclass(frozen=True)
 class Traces(Section):
-    """The base model samples its own chains of thought; only correct, closed ones go on."""
+    """Correct chains of thought: the base model samples its own, or the data set's worked solutions serve."""
 
+    method: Literal["sample", "gold"] = "sample"  # "gold" where the base is too weak to be right by itself
     num_samples: Count = 1  # per problem
     temperature: Positive = 0.7
     top_p: SomeShare = 0.95
@@ -124,7 +145,9 @@ class Compressor(Section):
 class Compress(Section):
     """Cutting every trace to the ratios of the grid."""
 
-    method: Literal["compressor", "random"] = "compressor"  # "random" drops units at random: the control
+    method: Literal["compressor", "random", "self-information", "rules"] = (
+        "compressor"  # the others: controls
+    )
     cohesion: Share = 0.5  # 0: words compete one by one; 1: words of a clause stay or go together
     batch_size: Count = 64
 
@@ -303,6 +326,8 @@ class Recipe:
 def _convert(value: Any, kind: Any, where: str) -> Any:
     """Fit one YAML value to a field's type, or say what was expected."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Source and isinstance(value, str):
+        return Source(value)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise LiteError(f"{where} = {value!r}: expected a section of key: value lines")
@@ -312,6 +337,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise LiteError(f"{where} = {value!r}: must be one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
+        if arguments[0] is Source and isinstance(value, (str, Mapping)):
+            value = [value]
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise LiteError(f"{where} = {value!r}: expected a list, such as [a, b]")
         return tuple(_convert(item, arguments[0], where) for item in value)
@@ -330,6 +357,11 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
 def build(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     """Make a dataclass from a mapping. Raises LiteError for unknown keys (naming the nearest) and wrong types."""
     hints = typing.get_type_hints(cls)
+    missing = [
+        f.name for f in dataclasses.fields(cls) if f.default is f.default_factory and f.name not in values
+    ]
+    if missing:
+        raise LiteError(f"{where}: no {missing[0]}; a {cls.__name__.lower()} needs it")
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in hints:
@@ -377,6 +409,4 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
-    plain = dataclasses.asdict(recipe)
-    plain["evaluate"]["modes"] = list(recipe.evaluate.modes)
-    return yaml.safe_dump(plain, sort_keys=False)
+    return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)

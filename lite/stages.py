@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend, ranks
+from lite import backend, ranks, sources
 from lite import recipe as recipes
 from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
@@ -172,9 +172,10 @@ class Run:
             what["model"] = model_content(self.recipe.model)
         if name == "export":
             what["name"] = self.recipe.name  # the GGUFs carry it
-        source = Path(self.recipe.problems.source)
-        if name == "problems" and source.is_file():
-            what["source"] = sha256(source)
+        if name == "problems":
+            named = [*self.recipe.problems.source, *self.recipe.problems.eval]
+            files = [sources.local_file(source.name) for source in named]
+            what["files"] = [sha256(file) if file else None for file in files]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     def manifest(self, name: str) -> dict[str, Any] | None:

@@ -19,12 +19,25 @@ from lite.cli.app import mode_of
 
 VERBS = (
     *training.STAGE_VERBS,
-    *("train", "problems", "quickstart", "ask", "eval", "export", "doctor", "recipes"),
+    *(
+        "train",
+        "problems",
+        "compress",
+        "fidelity",
+        "quickstart",
+        "ask",
+        "eval",
+        "export",
+        "doctor",
+        "recipes",
+    ),
 )
 
 
 def test_the_stage_verbs_are_the_stages():
-    assert [*training.STAGE_VERBS] == [name for name in stages.NAMES if name not in ("problems", "export")]
+    assert [*training.STAGE_VERBS] == [
+        name for name in stages.NAMES if name not in ("problems", "compress", "export")
+    ]
 
 
 def test_help_names_every_verb(lite):
@@ -41,7 +54,9 @@ def test_help_names_every_verb(lite):
         ("train", ["RECIPE", "--stage NAME", "--until NAME", "--set KEY=VALUE", "--out DIR", "Repeatable"]),
         ("traces", ["RECIPE", "--set KEY=VALUE", "--out DIR"]),
         ("quickstart", ["--set KEY=VALUE", "--out DIR"]),
-        ("problems", ["SOURCE", "quickstart, gym:<task>", "--num", "--seed"]),
+        ("problems", ["SOURCE", "quickstart, gym:<task>", "Hub", "--num", "--seed"]),
+        ("compress", ["FILE.jsonl", "--model DIR", "--ratio", "--tokenizer MODEL", "--stage compress"]),
+        ("fidelity", ["--model MODEL", "--compressor DIR", "--problems SOURCE", "--out DIR", "--ratio"]),
         (
             "ask",
             [
@@ -125,7 +140,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("train", "list.yaml"), "list.yaml: expected key: value lines, got list"),
         (("train", "few.yaml"), "asks for 12 problems (num_eval 4 + num_rl 4 + num_train 4), 1 different"),
         (("train", "none.yaml"), "empty.jsonl: no problems in it"),
-        (("problems", "nix.jsonl"), "no such file; give a JSONL file, 'quickstart' or 'gym:<task>'"),
+        (("problems", "nix.jsonl"), "no such file; give a JSONL or Parquet file, a Hub data set"),
         (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
         (("problems", "bad.jsonl"), "bad.jsonl, line 2: '5' is not an object"),
         (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
@@ -151,6 +166,10 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
         (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
         (("export", "folder", "--out", "."), ".: is a folder; give the file to write, such as model.gguf"),
+        (("compress", "nix.jsonl", "--model", "folder"), "nix.jsonl: no such file"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", "0"), "ratio 0: must lie in (0, 1]"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", ","), "--ratio is empty"),
         (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
         (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
     ],
@@ -219,7 +238,7 @@ def test_problems_prints_jsonl(lite):
     code, out, _ = lite("problems", "quickstart", "--num", "7", "--seed", "99")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(rows) == 7
-    assert all([*row] == ["id", "question", "answer", "cot"] for row in rows)
+    assert all([*row] == ["id", "question", "answer", "cot", "data_set"] for row in rows)
     assert rows[0]["id"] == "quickstart-99-0"
 
 
@@ -266,7 +285,7 @@ def trained(monkeypatch):
         (("train", "quickstart.yaml", "--out", "here", "--until", "sft"), "here", None, "sft"),
         (("train", "quickstart", "--stage", "sft"), "runs/quickstart", "sft", None),
         (("chrpo", "quickstart", "--out", "here"), "here", "chrpo", None),
-        (("compress", "quickstart"), "runs/quickstart", "compress", None),
+        (("train", "quickstart", "--stage", "compress"), "runs/quickstart", "compress", None),
     ],
 )
 def test_train(lite, trained, arguments, folder, only, until):

@@ -18,7 +18,10 @@ def test_the_empty_recipe_is_the_default():
 
 
 def test_resolved_recipe_round_trips():
-    resolved = parse("name: x\nseed: 3\nevaluate:\n  modes: [base, '0.2', 1.0]", ["sft.learning_rate=2e-5"])
+    resolved = parse(
+        "name: x\nseed: 3\nevaluate:\n  modes: [base, '0.2', 1.0]\nproblems: {eval: [a, {name: b, num: 3}]}",
+        ["sft.learning_rate=2e-5"],
+    )
     assert parse(recipe.dump(resolved)) == resolved
     assert resolved.evaluate.modes == ("base", "0.2", "1.0")
 
@@ -33,7 +36,13 @@ def test_resolved_recipe_round_trips():
         ("sft.learning_rate=1", lambda r: r.sft.learning_rate, 1.0),
         ("chrpo.use_ctrl=false", lambda r: r.chrpo.use_ctrl, False),
         ("evaluate.modes=[base, policy]", lambda r: r.evaluate.modes, ("base", "policy")),
-        ("problems.source=data/a=b.jsonl", lambda r: r.problems.source, "data/a=b.jsonl"),
+        ("problems.source=data/a=b.jsonl", lambda r: r.problems.source, (recipe.Source("data/a=b.jsonl"),)),
+        (
+            "problems.eval=[a, {name: b, num: 2}]",
+            lambda r: r.problems.eval,
+            (recipe.Source("a"), recipe.Source("b", 2)),
+        ),
+        ("problems.source={name: a, cot: c}", lambda r: r.problems.source, (recipe.Source("a", cot="c"),)),
     ],
 )
 def test_set(override, read, value):
@@ -72,6 +81,15 @@ def test_the_last_override_wins():
         (f"sft:\n  epochs: {10**400}", "sft.epochs = 1000"),
         ("sft:\n  learning_rate: fast", "sft.learning_rate = 'fast': expected float, got str"),
         ("sft:\n  learning_rate: .nan", "sft.learning_rate = nan: must be a finite number"),
+        ("problems:\n  source: []", "problems.source is empty; name at least one source"),
+        ("problems:\n  source: [5]", "problems.source = 5: expected a section of key: value lines"),
+        ("problems:\n  source: {num: 5}", "problems.source: no name; a source needs it"),
+        (
+            "problems:\n  source: {name: a, columns: b}",
+            "unknown recipe key problems.source.columns; did you mean",
+        ),
+        ("problems:\n  source: {name: a, num: -1}", "source.num = -1: must be 0 or more"),
+        ("problems:\n  num_eval: 0", "problems.num_eval = 0 and problems.eval is empty"),
         ("sft: 5", "sft = 5: expected a section of key: value lines"),
         (
             "annotate:\n  method: magic",

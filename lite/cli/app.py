@@ -61,3 +61,18 @@ def mode_of(text: str) -> str:
     if ratio not in RATIOS:
         raise LiteError(f"ratio {text}: the model knows {grid} and {POLICY}; use one of them")
     return MODES[RATIOS.index(ratio)]
+
+
+def ratios_of(text: str) -> list[float]:
+    """Ratios parted by commas, each in (0, 1]."""
+    ratios = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        try:
+            ratios.append(float(part))
+        except ValueError:
+            raise LiteError(f"ratio {part!r}: not a number; give some in (0, 1], such as 0.2,0.4") from None
+        if not 0 < ratios[-1] <= 1:
+            raise LiteError(f"ratio {part}: must lie in (0, 1]")
+    if not ratios:
+        raise LiteError("--ratio is empty; give some in (0, 1], such as 0.2,0.4")
+    return ratios

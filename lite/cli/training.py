@@ -16,6 +16,7 @@ from lite.cli.app import (
     SeedOption,
     SetOption,
     app,
+    ratios_of,
     recipes_app,
 )
 from lite.errors import LiteError
@@ -62,7 +63,11 @@ def train(
 @app.command()
 def problems(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="quickstart, gym:<task>, or a JSONL file of problems.")
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="quickstart, gym:<task>, a JSONL or Parquet file, or a Hub data set, owner/name[:config]:split.",
+        ),
     ],
     num: NumOption = None,
     seed: SeedOption = 0,
@@ -72,6 +77,65 @@ def problems(
     from lite.records import to_line
 
     sys.stdout.writelines(map(to_line, load(source, num, seed)))
+
+
+@app.command()
+def compress(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", help="Chains of thought, under think, cot or text.")
+    ],
+    model: Annotated[Path, typer.Option("--model", metavar="DIR", help="A compressor's folder, or a run's.")],
+    ratio: Annotated[
+        str, typer.Option("--ratio", help="One or several in (0, 1], parted by commas.")
+    ] = "0.2,0.4,0.6,0.8",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="MODEL", help="Whose tokens count. Default: the compressor's."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.jsonl", help="Where to. Default: standard output.")
+    ] = None,
+) -> None:
+    """Shorten any chains of thought with a trained compressor. The stage of a run: lite train RECIPE --stage compress."""
+    ratios = ratios_of(ratio)
+    from lite.compress.cut import shorten_file
+    from lite.records import to_line, write_records
+
+    found = shorten_file(file, model, ratios, tokenizer)
+    if out is None:
+        sys.stdout.writelines(map(to_line, found))
+    else:
+        write_records(out, found)
+
+
+@app.command()
+def fidelity(
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="The reasoner: a Hugging Face model or folder.")
+    ],
+    compressor: Annotated[
+        Path, typer.Option("--compressor", metavar="DIR", help="A compressor's folder, or a run's.")
+    ],
+    problems: Annotated[
+        str,
+        typer.Option(
+            "--problems", metavar="SOURCE", help="Problems with worked solutions; see `lite problems`."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where fidelity.json and .md go.")],
+    ratio: Annotated[
+        str, typer.Option("--ratio", help="One or several in (0, 1), parted by commas.")
+    ] = "0.2,0.4,0.6",
+    num: NumOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Compare a compressor with dropping at random, by self-information and by rules, at the same ratios."""
+    ratios = ratios_of(ratio)
+    from lite.measure.fidelity import report
+    from lite.problems import load
+
+    report(model, compressor, load(problems, num, seed), ratios, out, seed)
+    typer.echo((out / "fidelity.md").read_text(encoding="utf-8"))
 
 
 @app.command()
@@ -129,12 +193,12 @@ def doctor() -> None:
     examine()
 
 
-# The stages that are verbs of their own; `problems` and `export` are verbs for more than a recipe.
+# The stages that are verbs of their own; `problems`, `compress` and `export` are verbs for more than a recipe, and
+# these stages run by `lite train RECIPE --stage NAME`.
 STAGE_VERBS = {
     "traces": "Stage: the base model samples chains of thought.",
     "annotate": "Stage: label what to keep in some of them.",
     "compressor": "Stage: train the encoder that learns the labels.",
-    "compress": "Stage: cut every trace to each ratio.",
     "mixture": "Stage: the SFT rows, every ratio and POLICY.",
     "sft": "Stage: teach the dial, LoRA on the mixture.",
     "probe": "Stage: the teacher ratio r* of each RL problem.",

@@ -20,13 +20,14 @@ need no second model:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from lite import backend, recipe
+from lite.compress.scoring import Scored, log_p
 from lite.compress.select import place, token_counts
 from lite.compress.teacher import Teacher
 from lite.compress.units import Unit, clauses, segment
@@ -185,24 +186,12 @@ class Likelihood(Batched):
     def _log_p(self, variants: list[tuple[_Search, list[int]]]) -> list[np.ndarray]:
         """Log p of the targets of each unit (and, last, of the answer) when only some units are there."""
         encoded = [self._encode(s, kept) for s, kept in variants]
-        results: list[np.ndarray] = [np.zeros(0)] * len(variants)
-        for batch in self._batches([len(ids) for ids, _ in encoded]):
-            log_p = self._forward([encoded[i] for i in batch])
-            for i, values in zip(batch, log_p, strict=True):
-                owners = [owner for _, owner in encoded[i][1]]
-                results[i] = np.bincount(owners, weights=values, minlength=len(variants[i][0].units) + 1)
-        return results
-
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Indices of sequences of similar length, at most `batch_tokens` with their padding."""
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if batch and (len(batch) + 1) * lengths[batch[0]] > self.config.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+        asked = [Scored(ids, [position for position, _ in targets]) for ids, targets in encoded]
+        found = log_p(self.model, self.tokenizer.pad_token_id, asked, self.config.batch_tokens)
+        return [
+            np.bincount([owner for _, owner in targets], weights=values, minlength=len(s.units) + 1)
+            for (s, _), (_, targets), values in zip(variants, encoded, found, strict=True)
+        ]
 
     def _encode(self, s: _Search, kept: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids, and the targets among them as (position, owner); the answer's owner is len(units)."""
@@ -227,26 +216,6 @@ class Likelihood(Batched):
             if whose >= 0:
                 targets.append((position, int(whose)))
         return s.prompt + coded["input_ids"], targets
-
-    def _forward(self, batch: list[tuple[list[int], list[tuple[int, int]]]]) -> list[np.ndarray]:
-        """Log p of the targets of each sequence, padded right; logits are made at the targets only."""
-        import torch
-
-        width = max(len(ids) for ids, _ in batch)
-        pad = self.tokenizer.pad_token_id
-        device = self.model.device
-        ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch], device=device)  # (B, T)
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch], device=device)
-        rows = torch.tensor([row for row, (_, targets) in enumerate(batch) for _ in targets], device=device)
-        places = torch.tensor([at for _, targets in batch for at, _ in targets], device=device)  # (targets,)
-        with torch.inference_mode():
-            hidden = self.model.get_decoder()(
-                input_ids=ids, attention_mask=mask
-            ).last_hidden_state  # (B, T, d)
-            logits = self.model.get_output_embeddings()(hidden[rows, places - 1]).float()  # (targets, V)
-            log_p = -torch.nn.functional.cross_entropy(logits, ids[rows, places], reduction="none")
-        counts = [len(targets) for _, targets in batch]
-        return np.split(log_p.cpu().numpy(), np.cumsum(counts)[:-1])
 
 
 def to_labels(trace: Trace, kept: Sequence[int]) -> Labels:

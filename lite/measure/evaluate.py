@@ -164,7 +164,11 @@ def measure(
         "settings": report.plain(settings),
         "versions": versions(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        **report.build({mode: replies[mode] for mode in modes}, replies.get(FULL)),
+        **report.build(
+            {mode: replies[mode] for mode in modes},
+            replies.get(FULL),
+            {problem.id: problem.data_set for problem in problems},
+        ),
     }
     report.write(made, out)
     return made

@@ -83,3 +83,38 @@ def test_no_correct_trace_is_one_clear_line(make_run):
     write_records(run.path("problems", "train.jsonl"), [Problem("p", "2 + 3", "5")])
     with pytest.raises(LiteError, match="none of 1 replies"):
         traces.run(run)
+
+
+def test_a_base_without_a_think_span_learns_it_from_its_own_replies():
+    problem = Problem("p", "1 + 1?", "2")
+
+    def sample(think, visible, closed, correct=True):
+        return traces.Sample("p/0", correct, closed, 3, think, visible)
+
+    plain = traces.sampled_trace(sample("", "1 + 1 = 2, so \\boxed{2}", False), problem)
+    assert plain == Trace("p/0", "1 + 1?", "2", "1 + 1 = 2, so \\boxed{2}", "The answer is \\boxed{2}.")
+    assert traces.sampled_trace(sample("hm", "\\boxed{2}", True), problem).visible == "\\boxed{2}"
+    for other in (
+        sample("hm", "", False),
+        sample("", "\\boxed{3}", False, False),
+        sample("", "\\boxed{2}", True),
+    ):
+        assert traces.sampled_trace(other, problem) is None
+
+
+def test_gold_traces_are_the_worked_solutions(make_run):
+    run = make_run("traces: {method: gold}")
+    given = [
+        Problem("a", "q", "72", "48/2 = 24\n48+24 = 72"),
+        Problem("b", "q", "\\frac{1}{2}", "So $x=\\boxed{\\frac12}$."),
+        Problem("c", "q", "3", "So $x=\\boxed{4}$."),  # contradicts its answer
+        Problem("d", "q", "3"),
+    ]
+    write_records(run.path("problems", "train.jsonl"), given)
+    assert traces.run(run)["traces"] == 2
+    found = read_records(run.path("traces", "traces.jsonl"), Trace)
+    assert [trace.id for trace in found] == ["a/gold", "b/gold"]
+    assert (found[0].think, found[0].visible) == ("48/2 = 24\n48+24 = 72", "The answer is \\boxed{72}.")
+    write_records(run.path("problems", "train.jsonl"), given[3:])
+    with pytest.raises(LiteError, match="traces.method = gold: none of 1 problems has a worked solution"):
+        traces.run(run)
