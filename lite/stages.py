@@ -52,7 +52,7 @@ STAGES = (
     Stage("probe", "lite.train.probe", ("problems", "sft")),
     Stage("chrpo", "lite.train.chrpo", ("sft", "probe")),
     Stage("merge", "export.merge", ("sft", "chrpo")),
-    Stage("export", "export.export", ("merge",)),
+    Stage("export", "export.export", ("problems", "merge")),
     Stage("evaluate", "lite.measure.evaluate", ("problems", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)

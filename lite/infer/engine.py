@@ -18,8 +18,10 @@ import llama_cpp
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from lite import gguf_file
 from lite.errors import LiteError
 from lite.infer.batch import Request, Slots, greedy, sample
+from lite.llama_build import model_params
 from lite.tokens import BASE, INSTRUCTION, MODES, POLICY, control_token, split_template, user_text
 
 DIAL = "comp_ratio"  # the template variable of our exports: a percent; POLICY where it is not defined
@@ -59,15 +61,13 @@ class Engine:
         self.path = Path(path)
         if not 1 <= batch_size <= MAX_BATCH:
             raise LiteError(f"batch size {batch_size}: must lie in 1..{MAX_BATCH}")
-        _check_magic(self.path)
+        gguf_file.check(self.path)  # llama.cpp trusts what a file says of itself
         self.batch_size = batch_size
         self.num_threads = num_threads or os.cpu_count() or 1
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self._slots: Slots | None = None
-        self._model = llama_cpp.llama_model_load_from_file(
-            os.fsencode(self.path), llama_cpp.llama_model_default_params()
-        )
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), model_params())
         if not self._model:
             raise LiteError(
                 f"{self.path}: llama.cpp cannot load it; the file is damaged or too new, export it again"
@@ -256,15 +256,3 @@ class Engine:
                 num_threads=self.num_threads,
             )
         return self._slots
-
-
-def _check_magic(path: Path) -> None:
-    try:
-        with open(path, "rb") as handle:
-            magic = handle.read(4)
-    except FileNotFoundError:
-        raise LiteError(f"{path}: no such file; give the path of a GGUF") from None
-    except (IsADirectoryError, PermissionError) as fault:
-        raise LiteError(f"{path}: cannot read it ({fault.strerror}); give the path of a GGUF") from None
-    if magic != b"GGUF":
-        raise LiteError(f"{path}: not a GGUF (it begins with {magic!r}); `lite export` makes one")
