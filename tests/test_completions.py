@@ -14,6 +14,7 @@ from lite.completions import Completion, Sampling, complete, complete_texts, rea
 from lite.endpoint import Endpoint
 from lite.errors import LiteError
 from lite.infer.engine import Engine
+from lite.infer.request import question
 from lite.measure.evaluate import evaluate
 from lite.records import Problem, read_records
 from lite.tokens import MODES
@@ -66,18 +67,20 @@ def completions(url, prompts, sampling=GREEDY, seeds=None, **settings):
 
 
 def test_a_llama_server_gives_what_the_engine_gives(url, engine):
-    prompts = [engine.prompt_ids(question, mode) for question in QUESTIONS for mode in MODES]
-    here = engine.generate(prompts, max_tokens=40)
-    there = completions(url, prompts, num_vocab=engine.num_vocab)
-    assert {generation.stop for generation in here} == {"eos", "length"}
+    asks = [question(text, mode, max_tokens=40) for text in QUESTIONS for mode in MODES]
+    here = engine.generate(asks)
+    there = completions(url, [engine.prompt(ask).ids for ask in asks], num_vocab=engine.model.num_vocab)
+    assert {answer.stop for answer in here} == {"eos", "length"}
     for mine, theirs in zip(here, there, strict=True):
+        assert theirs.ended == (mine.stop == "eos") and theirs.seconds > 0
+        assert not theirs.ended or theirs.ids[-1] in engine.model.lexicon.ends
         ids = theirs.ids[:-1] if theirs.ended else theirs.ids
-        assert ids == mine.ids and theirs.ended == (mine.stop == "eos") and theirs.seconds > 0
-        assert not theirs.ended or engine.is_end(theirs.ids[-1])
+        assert engine.model.bytes_of(ids).decode(errors="ignore") == mine.text.removesuffix("\ufffd")
+        assert len(ids) == mine.total_tokens
 
 
 def test_a_llama_server_samples_by_temperature_and_seed_alone(url, engine):
-    prompts = [engine.prompt_ids("Draw.", "0.2")] * 6
+    prompts = [engine.prompt(question("Draw.", "0.2")).ids] * 6
     hot = Sampling(30, 3.0, 1.0)
     first = [c.ids for c in completions(url, prompts, hot, [1, 1, 2, 3, 4, 5])]
     assert first[0] == first[1] and len({tuple(ids) for ids in first}) == 5
