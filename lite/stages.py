@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend
+from lite import backend, footprint, lengths
 from lite import recipe as recipes
 from lite.errors import LiteError
 from lite.progress import console
 from lite.recipe import Recipe
 from lite.records import atomic_write, write_json
+from lite.shape import PlainTokenizer, read_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,16 @@ def model_content(model: str) -> str | dict[str, str]:
     }
 
 
+def _cuda():
+    """torch.cuda where a stage has loaded torch and there is a GPU; else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
 def reset_peak_memory() -> None:
     """Start a new measurement of peak memory (Linux; elsewhere the peak of the whole process stays)."""
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -132,6 +141,12 @@ def peak_memory_gb() -> float:
     return (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     )
+
+
+def peak_gpu_memory_gb() -> float:
+    """Peak of what torch took of the GPU since the last reset, in GB; 0 without one."""
+    cuda = _cuda()
+    return cuda.max_memory_reserved() / 1e9 if cuda else 0.0
 
 
 def _num_bytes(path: Path) -> int:
@@ -190,6 +205,15 @@ class Run:
         middle = "" if which == "policy" else f"-{which}"
         return self.path("export", f"{self.recipe.name}{middle}-{self.recipe.export.quant}.gguf")
 
+    def expected(self, name: str) -> dict[str, float] | None:
+        """What a stage should take by lite/footprint.py; None where the model's small files are not here."""
+        with contextlib.suppress(LiteError, ImportError):
+            shape, tokenizer = read_shape(self.recipe.model), PlainTokenizer(self.recipe.model)
+            known = lengths.of_run(self.recipe, self.folder, tokenizer) or lengths.at_most(self.recipe)
+            planner = footprint.Planner(self.recipe, shape, known, footprint.this_machine())
+            return planner.all()[name].shown()
+        return None
+
     def run_stage(self, name: str) -> None:
         """Run one stage and write its manifest. Raises LiteError where an input is not there."""
         this = stage(name)
@@ -240,7 +264,7 @@ class Run:
 
     def _finish_stage(self, this: Stage, fingerprint: str) -> None:
         """Do the work of a stage in its folder, then write its manifest."""
-        folder = self.path(this.name)
+        folder, expected = self.path(this.name), self.expected(this.name)
         reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
@@ -257,6 +281,8 @@ class Run:
                 "measured": measured,
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gb": round(peak_memory_gb(), 3),
+                "peak_gpu_memory_gb": round(peak_gpu_memory_gb(), 3),
+                "expected": expected,
                 "inputs": {read: self.fingerprint(read) for read in this.reads},
                 "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},
                 "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
