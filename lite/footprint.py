@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lite.recipe import Recipe
@@ -74,14 +74,15 @@ CARDS = {
 
 
 def this_machine() -> Machine:
-    """The largest card of the list that the first GPU here holds; the CPU where there is none."""
+    """The first GPU here, taken to be as fast as the largest card of the list that it holds; the CPU without one."""
     query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
         gpu_gb = float(told.split()[0]) * 2**20 / 1e9
     except (OSError, subprocess.SubprocessError, ValueError, IndexError):
         return CARDS["cpu"]
-    return next((card for card in CARDS.values() if card.gpu_gb <= gpu_gb), CARDS["8gb"])
+    like = next((card for card in CARDS.values() if card.on_gpu and card.gpu_gb <= gpu_gb), CARDS["8gb"])
+    return replace(like, name=f"{gpu_gb:.0f} GB GPU", gpu_gb=0.93 * gpu_gb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,14 @@ class Estimate:
 
     def shown(self) -> dict[str, float]:
         """Totals, in GB and seconds, for a manifest."""
-        total = {"memory_gb": sum(self.ram.values()), "gpu_memory_gb": sum(self.gpu.values()), "disk_gb": self.disk}
-        return {name: round(size / 1e9, 3) for name, size in total.items()} | {"seconds": round(self.seconds, 1)}
+        total = {
+            "memory_gb": sum(self.ram.values()),
+            "gpu_memory_gb": sum(self.gpu.values()),
+            "disk_gb": self.disk,
+        }
+        return {name: round(size / 1e9, 3) for name, size in total.items()} | {
+            "seconds": round(self.seconds, 1)
+        }
 
 
 CUDA_CONTEXT = 0.6e9  # of a process on a GPU, kernels included
@@ -187,7 +194,9 @@ def generating(shape: Shape, machine: Machine, sequences: int, tokens: float, li
     }
 
 
-def seconds_to_generate(shape: Shape, machine: Machine, num: float, tokens: float, sequences: int, size: float):
+def seconds_to_generate(
+    shape: Shape, machine: Machine, num: float, tokens: float, sequences: int, size: float
+):
     """`num` replies of `tokens`, so many at a time: a step reads the weights once, and computes."""
     steps = -(-num // sequences) * tokens * 1.5  # the longest of a batch, not the mean
     compute = 2 * shape.num_params * min(num, sequences) / (machine.flops / 2)
@@ -219,7 +228,9 @@ class Planner:
             "traces": self._traces(),
             "annotate": self._annotate(),
             "compressor": self._compressor(),
-            "compress": Estimate(ram={"Python, torch": IMPORTS}, disk=9 * self._text(), seconds=self._encode()),
+            "compress": Estimate(
+                ram={"Python, torch": IMPORTS}, disk=9 * self._text(), seconds=self._encode()
+            ),
             "mixture": Estimate(ram={"Python": PYTHON + 10 * self._text()}, disk=5 * self._text(), seconds=5),
             "sft": self._sft(),
             "probe": self._probe(),
@@ -242,13 +253,19 @@ class Planner:
         params = 1e6 if self.recipe.compressor.encoder == "tiny" else ENCODER_PARAMS
         return 2 * params * self._text() / 4 / self.machine.flops
 
-    def _model(self, terms: dict[str, float], disk: float, seconds: float, ram: dict[str, float] | None = None):
+    def _model(
+        self, terms: dict[str, float], disk: float, seconds: float, ram: dict[str, float] | None = None
+    ):
         """A stage that runs the model: the terms on the GPU, or in RAM where there is none."""
         if self.machine.on_gpu:
-            return Estimate({"CUDA context": CUDA_CONTEXT} | terms, {"process": ON_GPU_RAM} | (ram or {}), disk, seconds)
+            return Estimate(
+                {"CUDA context": CUDA_CONTEXT} | terms, {"process": ON_GPU_RAM} | (ram or {}), disk, seconds
+            )
         return Estimate({}, {"Python, torch, Unsloth": IMPORTS} | terms | (ram or {}), disk, seconds)
 
-    def _sampled(self, num: float, tokens: float, longest: int, sequences: int, extra: dict[str, float]) -> Estimate:
+    def _sampled(
+        self, num: float, tokens: float, longest: int, sequences: int, extra: dict[str, float]
+    ) -> Estimate:
         """A stage that samples `num` replies of `tokens`, the longest prompt and reply `longest`."""
         sequences = min(sequences, int(num))
         terms = generating(self.shape, self.machine, sequences, longest, self.size) | extra
@@ -258,17 +275,24 @@ class Planner:
     def _traces(self) -> Estimate:
         config, num = self.recipe.traces, self.recipe.problems.num_train * self.recipe.traces.num_samples
         longest = self.lengths.prompt + config.max_tokens
-        return self._sampled(num, min(self.lengths.mean_reply, config.max_tokens), longest, config.batch_size, {})
+        return self._sampled(
+            num, min(self.lengths.mean_reply, config.max_tokens), longest, config.batch_size, {}
+        )
 
     def _annotate(self) -> Estimate:
-        config, num = self.recipe.annotate, min(self.recipe.annotate.num_traces, self.recipe.problems.num_train)
+        config, num = (
+            self.recipe.annotate,
+            min(self.recipe.annotate.num_traces, self.recipe.problems.num_train),
+        )
         if config.method != "likelihood":
             return Estimate(ram={"Python": PYTHON}, disk=self._text(), seconds=60)
         layer = self.machine.width * (4 * self.shape.hidden_size + 3 * self.shape.intermediate_size)
         logits = 4.0 * min(config.batch_tokens, 4096) * self.shape.vocab_size
         terms = {"weights": self.size, "activations": config.batch_tokens * layer, "logits": logits}
         tokens = num * LIKELIHOOD_PASSES * (self.lengths.mean_reply + self.lengths.mean_prompt)
-        return self._model(terms, 4 * num * self.lengths.mean_reply, 2 * self.shape.num_params * tokens / self.machine.flops)
+        return self._model(
+            terms, 4 * num * self.lengths.mean_reply, 2 * self.shape.num_params * tokens / self.machine.flops
+        )
 
     def _compressor(self) -> Estimate:
         config = self.recipe.compressor
@@ -281,17 +305,24 @@ class Planner:
 
     def _sft(self) -> Estimate:
         config = self.recipe.sft
-        terms, ram = training(self.recipe, self.shape, self.machine, config.batch_size, self.lengths.row, self.size)
+        terms, ram = training(
+            self.recipe, self.shape, self.machine, config.batch_size, self.lengths.row, self.size
+        )
         rows = config.epochs * self.lengths.num_rows
         if config.max_steps > 0:
             rows = config.max_steps * config.batch_size * config.accumulation
         seconds = seconds_to_train(self.shape, self.machine, rows * self.lengths.mean_row)
-        ram = ram | {"rows": 60.0 * self.lengths.num_rows * self.lengths.mean_row}  # Python's numbers, and Arrow's
+        ram = ram | {
+            "rows": 60.0 * self.lengths.num_rows * self.lengths.mean_row
+        }  # Python's numbers, and Arrow's
         checkpoints = 2 * 12.0 * self.shape.num_lora(config.rank)
         return self._model(terms, checkpoints + 4.0 * self.shape.num_lora(config.rank), seconds, ram)
 
     def _probe(self) -> Estimate:
-        config, num = self.recipe.probe, self.recipe.problems.num_rl * self.recipe.probe.num_samples * len(RATIOS)
+        config, num = (
+            self.recipe.probe,
+            self.recipe.problems.num_rl * self.recipe.probe.num_samples * len(RATIOS),
+        )
         longest = self.lengths.prompt + config.max_tokens
         return self._sampled(num, 0.6 * self.lengths.mean_reply, longest, config.batch_size, {})
 
@@ -307,7 +338,9 @@ class Planner:
             # The update runs PEFT's own layers, which keep two more copies of what each of them reads;
             # for rollouts the adapter is folded into the weights, and these are kept beside.
             read = sum(inputs for inputs, _ in shape.linear_layers)
-            update["activations"] += 6.0 * (machine.width == 2) * read * shape.num_hidden_layers * rows * longest
+            update["activations"] += (
+                6.0 * (machine.width == 2) * read * shape.num_hidden_layers * rows * longest
+            )
             rollout["folded weights"] = self.size
         terms = max(update, rollout, key=lambda phase: sum(phase.values()))
         sampling = seconds_to_generate(shape, machine, sequences, reply, sequences, self.size)
@@ -317,7 +350,11 @@ class Planner:
 
     def _merge(self) -> Estimate:
         size = MERGED_WIDTH[self.recipe.merge.dtype] * self.shape.num_params
-        return Estimate(ram={"Python, torch": IMPORTS, "weights": 1.2 * size}, disk=2.0 * size, seconds=20 + 4 * size / 1e9)
+        return Estimate(
+            ram={"Python, torch": IMPORTS, "weights": 1.2 * size},
+            disk=2.0 * size,
+            seconds=20 + 4 * size / 1e9,
+        )
 
     def _export(self) -> Estimate:
         size = BITS[self.recipe.export.quant] / 8 * self.shape.num_params

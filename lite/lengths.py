@@ -25,19 +25,25 @@ def reply_of(row: Row) -> str:
 def rows_of(problem: Problem) -> list[Row]:
     """The rows of a problem as if its worked solution were the trace: at 1.0, and POLICY's."""
     visible = f"\\boxed{{{problem.answer}}}"
-    return [Row(problem.id, mode, problem.question, 1.0, problem.cot, visible) for mode in ("1.0", tokens.POLICY)]
+    return [
+        Row(problem.id, mode, problem.question, 1.0, problem.cot, visible) for mode in ("1.0", tokens.POLICY)
+    ]
 
 
 def _sample(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """Rows drawn for means, and the longest by their characters."""
     drawn = random.Random(0).sample(rows, min(SAMPLE, len(rows)))
-    return drawn, sorted(rows, key=lambda row: -len(row.question) - len(row.think) - len(row.visible))[:SAMPLE]
+    return drawn, sorted(rows, key=lambda row: -len(row.question) - len(row.think) - len(row.visible))[
+        :SAMPLE
+    ]
 
 
 def _count(row: Row, tokenizer: PlainTokenizer | None) -> tuple[int, int]:
     """Tokens of a row's prompt and of its reply with its end."""
     if tokenizer is None:
-        return int(len(tokens.user_text(row.question)) / CHARACTERS) + 12, int(len(reply_of(row)) / CHARACTERS) + 1
+        return int(len(tokens.user_text(row.question)) / CHARACTERS) + 12, int(
+            len(reply_of(row)) / CHARACTERS
+        ) + 1
     prompt = tokens.encode_prompt(tokenizer, row.question, row.mode)
     return len(prompt), len(tokenizer.encode(reply_of(row))) + 1
 
@@ -71,7 +77,9 @@ def of_problems(problems: Sequence[Problem], tokenizer: PlainTokenizer | None, r
     if not any(problem.cot.strip() for problem in problems):
         reply = recipe.traces.max_tokens
         row = min(found.prompt + reply, recipe.sft.max_tokens)
-        return Lengths(found.prompt, row, found.mean_prompt, found.mean_prompt + 0.3 * reply, reply / 2, num_rows)
+        return Lengths(
+            found.prompt, row, found.mean_prompt, found.mean_prompt + 0.3 * reply, reply / 2, num_rows
+        )
     mean_row = found.mean_prompt + 0.6 * found.mean_reply
     return Lengths(found.prompt, found.row, found.mean_prompt, mean_row, found.mean_reply, num_rows)
 

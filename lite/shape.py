@@ -110,7 +110,9 @@ def fetch(model: str, name: str, online: bool) -> str | None:
                 return None
             reason = f"the Hub answers {fault.code} {fault.reason}"
         except (OSError, ValueError) as fault:  # no network, in its many forms; not UTF-8
-            reason = f"it is not in the cache, and the Hub cannot be reached ({getattr(fault, 'reason', fault)})"
+            reason = (
+                f"it is not in the cache, and the Hub cannot be reached ({getattr(fault, 'reason', fault)})"
+            )
     raise LiteError(
         f"model {model}: {name}: {reason}; put the model's config.json and tokenizer files into a folder and "
         "give that: --set model=FOLDER"
@@ -121,7 +123,9 @@ def _whole(config: dict[str, Any], name: str, model: str, default: int | None = 
     value = config.get(name)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise LiteError(f"model {model}: config.json has {name} = {value!r}; estimates need a number of 1 or more")
+        raise LiteError(
+            f"model {model}: config.json has {name} = {value!r}; estimates need a number of 1 or more"
+        )
     return value
 
 
@@ -206,21 +210,27 @@ class PlainTokenizer:
         self.eos_token = self._text("eos_token")
         self.eos_token_id = self._tokenizer.token_to_id(self.eos_token)
         if self.eos_token_id is None:
-            raise LiteError(f"model {model}: its tokenizer names no end of text (eos_token = {self.eos_token!r})")
+            raise LiteError(
+                f"model {model}: its tokenizer names no end of text (eos_token = {self.eos_token!r})"
+            )
 
     def _text(self, name: str) -> str:
         """A special token of the settings, which spell it as text or as an object."""
         token = self.settings.get(name)
         return (token.get("content") if isinstance(token, dict) else token) or ""
 
-    def encode(self, text: str, add_special_tokens: bool = False, split_special_tokens: bool = False) -> list[int]:
+    def encode(
+        self, text: str, add_special_tokens: bool = False, split_special_tokens: bool = False
+    ) -> list[int]:
         self._tokenizer.encode_special_tokens = split_special_tokens
         return self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
 
     def decode(self, ids: list[int]) -> str:
         return self._tokenizer.decode(ids, skip_special_tokens=False)
 
-    def apply_chat_template(self, messages, tokenize: bool = False, add_generation_prompt: bool = True) -> str:
+    def apply_chat_template(
+        self, messages, tokenize: bool = False, add_generation_prompt: bool = True
+    ) -> str:
         """The messages as the model's template writes them. Raises LiteError for a template that fails."""
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment

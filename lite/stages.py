@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 import sys
@@ -310,11 +311,22 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def _check_reporters(recipe: Recipe) -> None:
+    """Raise LiteError where a trainer is to report to a package that is not here: now, not after hours."""
+    for name in ("sft", "chrpo"):
+        package = getattr(recipe, name).report_to
+        if package != "none" and not importlib.util.find_spec(package):
+            raise LiteError(
+                f"{name}.report_to = {package}: the package is not installed; `uv pip install {package}`, or none"
+            )
+
+
 def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None) -> Run:
     """Run the stages of a recipe that are not done: all, only one, or all up to one."""
     for name in (only, until):
         if name is not None:
             stage(name)
+    _check_reporters(recipe)
     run = Run(recipe, folder)
     with _alone_in(folder):
         for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's

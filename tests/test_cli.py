@@ -19,7 +19,7 @@ from lite.cli.app import mode_of
 
 VERBS = (
     *training.STAGE_VERBS,
-    *("train", "problems", "quickstart", "ask", "eval", "export", "doctor", "recipes"),
+    *("train", "plan", "problems", "quickstart", "ask", "eval", "export", "doctor", "recipes"),
 )
 
 
@@ -39,6 +39,7 @@ def test_help_names_every_verb(lite):
     "verb, expected",
     [
         ("train", ["RECIPE", "--stage NAME", "--until NAME", "--set KEY=VALUE", "--out DIR", "Repeatable"]),
+        ("plan", ["RECIPE", "--card", "24gb, 16gb, 12gb, 8gb or cpu", "--set KEY=VALUE", "--out DIR"]),
         ("traces", ["RECIPE", "--set KEY=VALUE", "--out DIR"]),
         ("quickstart", ["--set KEY=VALUE", "--out DIR"]),
         ("problems", ["SOURCE", "quickstart, gym:<task>", "--num", "--seed"]),

@@ -37,7 +37,9 @@ def render(tokenizer: PlainTokenizer, row: Row) -> str:
         for mark, part in (("|", ids[:start]), (">", ids[start:]))
         for line in tokenizer.decode(part).removesuffix("\n").split("\n")
     ]
-    title = f"row of mode {row.mode}: {len(ids)} tokens, {len(ids) - start} of them with a loss (lines with >)"
+    title = (
+        f"row of mode {row.mode}: {len(ids)} tokens, {len(ids) - start} of them with a loss (lines with >)"
+    )
     return "\n".join([title, *lines])
 
 
@@ -87,15 +89,13 @@ def table(estimates: dict[str, Estimate], run: Run, machine: Machine) -> Table:
         manifest = run.manifest(name) if run.is_done(name) else None
         took = f"{manifest['peak_memory_gb']:.1f} GB, {_time(manifest['seconds'])}" if manifest else ""
         sizes = (sum(estimate.gpu.values()), sum(estimate.ram.values()), estimate.disk)
-        made.add_row(
-            name, *map(_gb, sizes), _time(estimate.seconds), estimate.largest(machine.on_gpu), took
-        )
+        made.add_row(name, *map(_gb, sizes), _time(estimate.seconds), estimate.largest(machine.on_gpu), took)
     return made
 
 
 def verdict(estimates: dict[str, Estimate], machine: Machine, room_gb: float | None) -> list[str]:
     """Whether it fits, and for each stage that does not, what is too large and what to turn down."""
-    where = f"the {machine.name} card" if machine.on_gpu else "this machine's memory"
+    where = machine.name if machine.on_gpu else "this machine's memory"
     room = machine.gpu_gb if machine.on_gpu else room_gb
     totals = {
         name: sum((estimate.gpu if machine.on_gpu else estimate.ram).values()) / 1e9

@@ -15,9 +15,9 @@ from __future__ import annotations
 import types
 
 import torch
-import torch.nn.functional as F
 
-IGNORED = -100  # label of a token without a loss
+from lite.train.sft import IGNORED
+
 CHUNK_ELEMENTS = 8 * 1024 * 1024  # logits in memory at once; 32 MB in float32
 
 
@@ -123,7 +123,13 @@ def _reply_forward(original):
 
 def _has_plain_head(config) -> bool:
     """Whether logits are the head's product alone, without a scale or a cap."""
-    names = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
+    names = (
+        "final_logit_softcapping",
+        "logit_scale",
+        "logits_scaling",
+        "lm_head_multiplier",
+        "output_multiplier",
+    )
     return all(getattr(config, name, None) in (None, 1, 1.0) for name in names)
 
 

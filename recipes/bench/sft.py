@@ -161,7 +161,9 @@ def measure(side: str, options: argparse.Namespace) -> dict:
     held_out = [sft.encode_row(tokenizer, row) for row in made[:HELD_OUT]]
     rows = made[HELD_OUT:]
     with tempfile.TemporaryDirectory() as folder:
-        trainer, pairs = {"plain": plain, "lite": lite}[side](rows, options.model, config, options.seed, folder)
+        trainer, pairs = {"plain": plain, "lite": lite}[side](
+            rows, options.model, config, options.seed, folder
+        )
         silence(trainer)
         mean_tokens = sum(len(ids) for ids, _ in pairs) / len(pairs)
         begun, begun_cpu = time.monotonic(), time.process_time()
@@ -190,7 +192,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="rows in one pass")
     parser.add_argument("--accumulation", type=int, default=2, help="passes in one step")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
-    parser.add_argument("--max-tokens", type=int, default=defaults["max_tokens"], help="longer rows are left out")
+    parser.add_argument(
+        "--max-tokens", type=int, default=defaults["max_tokens"], help="longer rows are left out"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", choices=SIDES, help="only this one, as JSON")
     options = parser.parse_args()
@@ -202,9 +206,14 @@ def main() -> None:
         command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
         out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
         found[side] = json.loads(out.strip().splitlines()[-1])
-        print(side, json.dumps({key: round(v, 4) if isinstance(v, float) else v for key, v in found[side].items()}))
+        print(
+            side,
+            json.dumps({key: round(v, 4) if isinstance(v, float) else v for key, v in found[side].items()}),
+        )
     ratio = found["lite"]["tokens_per_s"] / found["plain"]["tokens_per_s"]
-    print(f"tokens/s: {ratio:.2f} times the plain loop; loss {found['lite']['loss'] - found['plain']['loss']:+.4f}")
+    print(
+        f"tokens/s: {ratio:.2f} times the plain loop; loss {found['lite']['loss'] - found['plain']['loss']:+.4f}"
+    )
 
 
 if __name__ == "__main__":
