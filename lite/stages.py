@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 import sys
@@ -23,13 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend, ranks, sources
+from lite import backend, footprint, lengths, ranks, sources
 from lite import recipe as recipes
 from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
 from lite.progress import console
 from lite.recipe import Recipe
 from lite.records import atomic_write, write_json
+from lite.shape import PlainTokenizer, read_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +120,16 @@ def model_content(model: str) -> str | dict[str, str]:
     }
 
 
+def _cuda():
+    """torch.cuda where a stage has loaded torch and there is a GPU; else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
 def reset_peak_memory() -> None:
     """Start a new measurement of peak memory (Linux; elsewhere the peak of the whole process stays)."""
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -135,6 +145,12 @@ def peak_memory_gb() -> float:
     return (
         resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
     )
+
+
+def peak_gpu_memory_gb() -> float:
+    """Peak of what torch took of the GPU since the last reset, in GB; 0 without one."""
+    cuda = _cuda()
+    return cuda.max_memory_reserved() / 1e9 if cuda else 0.0
 
 
 def _num_bytes(path: Path) -> int:
@@ -201,6 +217,15 @@ class Run:
         middle = "" if which == "policy" else f"-{which}"
         return self.path("export", f"{self.recipe.name}{middle}-{self.recipe.export.quant}.gguf")
 
+    def expected(self, name: str) -> dict[str, float] | None:
+        """What a stage should take by lite/footprint.py; None where the model's small files are not here."""
+        with contextlib.suppress(LiteError, ImportError):
+            shape, tokenizer = read_shape(self.recipe.model), PlainTokenizer(self.recipe.model)
+            known = lengths.of_run(self.recipe, self.folder, tokenizer) or lengths.at_most(self.recipe)
+            planner = footprint.Planner(self.recipe, shape, known, footprint.this_machine())
+            return planner.all()[name].shown()
+        return None
+
     def run_stage(self, name: str) -> None:
         """Run one stage and write its manifest. Raises LiteError where an input is not there."""
         this = stage(name)
@@ -260,7 +285,7 @@ class Run:
 
     def _finish_stage(self, this: Stage, fingerprint: str) -> None:
         """Do the work of a stage in its folder, then write its manifest."""
-        folder = self.path(this.name)
+        folder, expected = self.path(this.name), self.expected(this.name)
         reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
@@ -279,6 +304,8 @@ class Run:
                 "measured": measured,
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gb": round(peak_memory_gb(), 3),
+                "peak_gpu_memory_gb": round(peak_gpu_memory_gb(), 3),
+                "expected": expected,
                 "inputs": {read: self.fingerprint(read) for read in this.reads},
                 "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},
                 "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
@@ -307,6 +334,16 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+def _check_reporters(recipe: Recipe) -> None:
+    """Raise LiteError where a trainer is to report to a package that is not here: now, not after hours."""
+    for name in ("sft", "chrpo"):
+        package = getattr(recipe, name).report_to
+        if package != "none" and not importlib.util.find_spec(package):
+            raise LiteError(
+                f"{name}.report_to = {package}: the package is not installed; `uv pip install {package}`, or none"
+            )
+
+
 def train(
     recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None, endpoint: str = ""
 ) -> Run:
@@ -317,6 +354,7 @@ def train(
     for name in (only, until):
         if name is not None:
             stage(name)
+    _check_reporters(recipe)
     if endpoint and only not in SERVED:
         raise LiteError(
             f"--endpoint {endpoint}: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"

@@ -167,7 +167,9 @@ def test_the_laptop_verbs_load_no_torch(tmp_path):
     assert subprocess.check_output([sys.executable, "-c", graded], text=True) == "True False\n"
 
 
-@pytest.mark.parametrize("arguments", [("problems", "quickstart", "--num", "1"), ("recipes", "ls")])
+@pytest.mark.parametrize(
+    "arguments", [("problems", "quickstart", "--num", "1"), ("recipes", "ls"), ("plan", "quickstart")]
+)
 def test_small_verbs_load_no_torch(tmp_path, arguments):
     code, modules = loaded_by(*arguments, cwd=tmp_path)
     assert code == 0 and not modules & set(HEAVY)

@@ -22,21 +22,8 @@ from lite.tokens import MODES
 
 VERBS = (
     *training.STAGE_VERBS,
-    *(
-        *(
-            "train",
-            "problems",
-            "compress",
-            "fidelity",
-            "quickstart",
-            "ask",
-            "chat",
-            "eval",
-            "bench",
-            "export",
-        ),
-        *("doctor", "recipes"),
-    ),
+    *("train", "plan", "problems", "compress", "fidelity", "quickstart", "recipes", "doctor"),
+    *("ask", "chat", "eval", "bench", "export"),
 )
 
 
@@ -64,6 +51,7 @@ def test_help_names_every_verb(lite):
     "verb, expected",
     [
         ("train", ["RECIPE", "--stage NAME", "--until NAME", "--set KEY=VALUE", "--out DIR", "Repeatable"]),
+        ("plan", ["RECIPE", "--card", "24gb, 16gb, 12gb, 8gb or cpu", "--set KEY=VALUE", "--out DIR"]),
         ("traces", ["RECIPE", "--set KEY=VALUE", "--out DIR"]),
         ("quickstart", ["--set KEY=VALUE", "--out DIR"]),
         ("problems", ["SOURCE", "quickstart, gym:<task>", "Hub", "--num", "--seed"]),

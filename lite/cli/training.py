@@ -61,6 +61,25 @@ def train(
 
 
 @app.command()
+def plan(
+    recipe: RecipeArgument,
+    card: Annotated[
+        str | None,
+        typer.Option("--card", metavar="CARD", help="24gb, 16gb, 12gb, 8gb or cpu. Default: what is here."),
+    ] = None,
+    overrides: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """Show what a recipe will do and take. Rows with their loss mask; memory, disk and time of each stage."""
+    from lite import recipe as recipe_file
+    from lite import recipes
+    from lite.measure.plan import plan as show
+
+    resolved = recipe_file.load(recipes.find(recipe), overrides or ())
+    show(resolved, out or Path("runs") / resolved.name, card)
+
+
+@app.command()
 def problems(
     source: Annotated[
         str,

@@ -40,6 +40,8 @@ def _callback(meter: Meter):
 
         def on_step_end(self, args, state, control, **_):
             meter.advance(1, self.note)
+            if state.global_step == 1:  # a disk that is full or not ours shows now, not in an hour
+                control.should_save = True
 
     return Progress()
 
