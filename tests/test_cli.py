@@ -19,7 +19,7 @@ from lite.cli.app import mode_of
 
 VERBS = (
     *training.STAGE_VERBS,
-    *("train", "problems", "quickstart", "ask", "eval", "export", "doctor", "recipes"),
+    *("train", "problems", "quickstart", "ask", "eval", "serve", "export", "doctor", "recipes"),
 )
 
 

@@ -1,4 +1,4 @@
-"""Verbs on a GGUF: ask, eval, export. No torch but for export."""
+"""Verbs on a GGUF: ask, eval, serve, export. No torch but for export."""
 
 from __future__ import annotations
 
@@ -83,6 +83,28 @@ def evaluate_gguf(
 
     evaluate(model, load(problems, num, seed), modes, out, max_tokens=max_tokens, seed=seed)
     typer.echo((out / "report.md").read_text(encoding="utf-8"))
+
+
+@app.command()
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="Off this machine (0.0.0.0, say) an API key is required.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8080,
+    api_key_env: Annotated[
+        str,
+        typer.Option("--api-key-env", metavar="NAME", help="The environment variable that holds the API key."),
+    ] = "LITE_API_KEY",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
+    queue: Annotated[
+        int, typer.Option("--queue", min=0, help="Requests that may wait; the next one gets 429.")
+    ] = 32,
+) -> None:
+    """Serve a GGUF over HTTP. OpenAI's chat completions and a page to try the dial; needs no torch."""
+    from lite.infer.server.run import serve as run
+
+    run(model, host=host, port=port, key_name=api_key_env, batch_size=batch, max_waiting=queue)
 
 
 @app.command()

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from lite.infer.engine import Answer, Ask, Message
-from lite.tokens import BASE, MODES, POLICY, RATIOS
+from lite.infer.request import Answer, Ask, Message, Piece
+from lite.tokens import POLICY, RATIOS
 
 MAX_MESSAGES = 256
 PERCENTS = tuple(round(100 * ratio) for ratio in RATIOS)
@@ -55,10 +55,18 @@ ECHOED = {"reasoning_content": str, "annotations": list}
 class Refused(Exception):
     """A request that gets an error in OpenAI's shape. `param` names the field at fault."""
 
-    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 400,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ):
         super().__init__(message)
         self.message, self.status, self.param, self.code = message, status, param, code
-        self.headers: dict[str, str] = {}
+        self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
         kind = {401: "authentication_error", 429: "rate_limit_error"}.get(self.status)
@@ -89,7 +97,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A checked request. `comp_ratio` is the percent or "policy" that was asked, None for what sets none."""
+    """A checked request. `comp_ratio` is the percent or "policy" that was asked; None leaves it to the engine."""
 
     ask: Ask
     comp_ratio: int | str | None
@@ -146,10 +154,7 @@ def read_call(body: bytes, model: Model) -> Call:
     seed = _whole(fields, "seed", -(2**63), 2**63 - 1)
     if seed is None:
         seed = secrets.randbits(32) if temperature > 0 else 0
-    if model.has_dial:
-        mode = None if comp_ratio is None else POLICY if comp_ratio == POLICY else str(comp_ratio / 100)
-    else:
-        mode = BASE
+    mode = comp_ratio if comp_ratio in (None, POLICY) else str(comp_ratio / 100)
     knobs = {} if max_tokens is None else {"max_tokens": max_tokens}
     ask = Ask(
         messages=_read_messages(fields),
@@ -201,8 +206,6 @@ def _read_dial(fields: dict[str, Any], model: Model) -> tuple[int | str | None, 
     if not model.has_dial and ratio is not None:
         name = "comp_ratio" if effort is None else "reasoning_effort"
         raise Refused(f"{name}: {model.name} has no dial; leave it out", param=name)
-    if ratio is None and budget is None and model.has_dial:
-        ratio = POLICY
     return int(ratio) if isinstance(ratio, float) else ratio, budget, True
 
 
@@ -327,11 +330,10 @@ class Writer:
     def opening(self) -> dict[str, Any]:
         return self._chunk({"role": "assistant", "content": ""})
 
-    def piece(self, kind: str, text: str, num_tokens: int) -> dict[str, Any]:
-        """A delta; `num_tokens` of it are what the page counts."""
-        return self._chunk(
-            {"reasoning_content" if kind == "think" else "content": text, "num_tokens": num_tokens}
-        )
+    def piece(self, piece: Piece) -> dict[str, Any]:
+        """A delta; its `num_tokens` are what the page counts."""
+        name = "reasoning_content" if piece.kind == "think" else "content"
+        return self._chunk({name: piece.text, "num_tokens": piece.num_tokens})
 
     def closing(self, answer: Answer) -> Iterable[dict[str, Any]]:
         yield self._chunk({}, _finish(answer)) | {"lite": self._lite(answer)}
@@ -350,11 +352,12 @@ class Writer:
         return {
             "comp_ratio_asked": self.call.comp_ratio,
             "comp_ratio_used": None if answer.ratio is None else round(100 * answer.ratio),
-            "thinking_budget": self.call.ask.budget,
+            "mode": answer.mode,
+            "thinking_budget": answer.budget,
             "think_tokens": answer.think_tokens,
             "total_tokens": answer.total_tokens,
             "seconds": round(answer.seconds, 3),
-            "tokens_per_second": round(answer.total_tokens / max(answer.seconds, 1e-9), 1),
+            "tokens_per_second": round(answer.tokens_per_second, 1),
             "seed": self.call.ask.seed,
             "stop": answer.stop,
         }
