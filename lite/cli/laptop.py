@@ -1,4 +1,4 @@
-"""Verbs on a GGUF: ask, eval, serve, export. No torch but for export."""
+"""Verbs on a GGUF: ask, eval, serve, export, verify. No torch but for export and verify --against."""
 
 from __future__ import annotations
 
@@ -110,16 +110,55 @@ def serve(
 @app.command()
 def export(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN|FOLDER", help="A run folder, or a Hugging Face folder.")
+        str,
+        typer.Argument(
+            metavar="RUN|FOLDER", help="A run folder, a Hugging Face folder, or a base for --adapter."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE.gguf", help="The file to write.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")],
     quant: Annotated[
-        str, typer.Option("--quant", help="f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m or q4_0.")
+        str,
+        typer.Option(
+            "--quant",
+            help="Parted by commas: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0. One conversion.",
+        ),
     ] = "q8_0",
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to merge into the base.")
+    ] = None,
+    llama_cpp: Annotated[
+        Path | None,
+        typer.Option(
+            "--llama-cpp",
+            metavar="DIR",
+            help="A llama.cpp checkout, whose converter takes what is neither Llama, Qwen2 nor Qwen3.",
+        ),
+    ] = None,
 ) -> None:
-    """Write a GGUF from a merged model. It carries its dial inside."""
-    from export.export import export as export_folder
+    """Write GGUFs that carry their dial. With a model card, Ollama's Modelfiles and checksums."""
+    from export.pack import pack, quants_of
 
-    merged = source / "merge" / "policy"
-    export_folder(merged if merged.is_dir() else source, out, quant)
-    typer.echo(str(out))
+    for path in pack(source, quants_of(quant), out, adapter=adapter, checkout=llama_cpp):
+        typer.echo(str(path))
+
+
+@app.command()
+def verify(
+    model: ModelArgument,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="FOLDER", help="The Hugging Face folder it was made from."),
+    ] = None,
+) -> None:
+    """Is a GGUF whole and right? Against its Hugging Face folder: the same tokens, logits and greedy text."""
+    from export.verify import printable
+    from export.verify import verify as verify_gguf
+
+    found = verify_gguf(model, against)
+    template = found.pop("foreign_template", None)
+    for key, value in found.items():
+        typer.echo(printable(f"{key.replace('_', ' '):<16} {value}"))
+    if template is not None:
+        typer.echo("Its chat template is not ours. It is shown here, and was not rendered:")
+        typer.echo(printable("\n".join(f"  | {line}" for line in template.split("\n"))))
+    typer.echo("sound" if against is None else "sound, and the same model")

@@ -18,6 +18,7 @@ import llama_cpp
 import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
+from lite import gguf_file
 from lite.errors import LiteError
 from lite.infer.batch import Request, Slots, greedy, sample
 from lite.tokens import BASE, INSTRUCTION, MODES, POLICY, control_token, split_template, user_text
@@ -59,7 +60,7 @@ class Engine:
         self.path = Path(path)
         if not 1 <= batch_size <= MAX_BATCH:
             raise LiteError(f"batch size {batch_size}: must lie in 1..{MAX_BATCH}")
-        _check_magic(self.path)
+        gguf_file.check(self.path)  # llama.cpp trusts what a file says of itself
         self.batch_size = batch_size
         self.num_threads = num_threads or os.cpu_count() or 1
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
@@ -252,15 +253,3 @@ class Engine:
                 num_threads=self.num_threads,
             )
         return self._slots
-
-
-def _check_magic(path: Path) -> None:
-    try:
-        with open(path, "rb") as handle:
-            magic = handle.read(4)
-    except FileNotFoundError:
-        raise LiteError(f"{path}: no such file; give the path of a GGUF") from None
-    except (IsADirectoryError, PermissionError) as fault:
-        raise LiteError(f"{path}: cannot read it ({fault.strerror}); give the path of a GGUF") from None
-    if magic != b"GGUF":
-        raise LiteError(f"{path}: not a GGUF (it begins with {magic!r}); `lite export` makes one")
