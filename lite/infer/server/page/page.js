@@ -38,6 +38,17 @@ async function request(path, options) {
   throw new Fault(wait ? `${message} (in about ${wait} s)` : message);
 }
 
+// What stands in the last \boxed{...} of an answer, "" where there is none.
+function boxed(text) {
+  const start = text.lastIndexOf("\\boxed{") + 7;
+  if (start < 7) return "";
+  for (let end = start, depth = 1; end < text.length; end++) {
+    if (text[end] === "{") depth++;
+    else if (text[end] === "}" && --depth === 0) return text.slice(start, end);
+  }
+  return "";
+}
+
 // The data of server-sent events, as they come.
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -60,7 +71,8 @@ class Card {
     this.shown = find("output");
     this.fill = find(".fill");
     this.fields = {};
-    for (const name of ["think", "answer", "think-count", "answer-count", "speed", "used", "fault"])
+    const names = ["think", "answer", "final", "think-count", "answer-count", "speed", "used", "fault"];
+    for (const name of names)
       this.fields[name] = find(`.${name}`);
     this.num = { think: 0, answer: 0 };
     this.abort = null;
@@ -107,7 +119,7 @@ class Card {
   }
 
   clear() {
-    for (const name of ["think", "answer", "fault"]) this.set(name, "");
+    for (const name of ["think", "answer", "final", "fault"]) this.set(name, "");
     for (const name of ["think-count", "answer-count"]) this.set(name, "0");
     for (const name of ["speed", "used"]) this.set(name, "–");
     this.fields.fault.hidden = true;
@@ -174,6 +186,7 @@ class Card {
     this.num = { think: lite.think_tokens, answer: this.num.answer };
     this.set("think-count", lite.think_tokens);
     this.set("speed", Math.round(lite.tokens_per_second));
+    this.set("final", boxed(this.fields.answer.textContent));
     this.set("used", lite.comp_ratio_used === null ? "–" : label(lite.comp_ratio_used));
     showBars();
   }

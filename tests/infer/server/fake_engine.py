@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 from lite.errors import LiteError
 from lite.infer.request import Answer, Ask, Busy, Piece, Stream
 
-THINK, ANSWER = "12 + 5 = 17. ", "It is \\boxed{17}."
+SLOTS = 4
+THINK, ANSWER = "12 + 5 = 17. ", "It is \\boxed{17}."  # 6 and 5 tokens, says the script
 
 
 class FakeEngine:
-    """Replies think `num_think` times THINK, one piece every `seconds`, and then answer.
+    """A reply thinks `num_think` times THINK, and then answers. SLOTS run at a time; nothing waits.
 
-    `num_slots` run at a time; nothing waits. A question "fail" makes the engine fail, "refuse" is refused.
+    While `gate` is not set, a reply has begun and goes no further. The question "fail" makes the engine fail,
+    "refuse" is refused.
     """
 
     has_dial = True
     trained_context = context_tokens = 4096
     num_waiting = 0
 
-    def __init__(self, *, num_think: int = 5, seconds: float = 0.0, num_slots: int = 4):
+    def __init__(self, think: str = THINK, num_think: int = 5):
         self.path = Path(__file__)
-        self.num_think, self.seconds, self.num_slots = num_think, seconds, num_slots
-        self.asks: list[Ask] = []
+        self.think, self.num_think = think, num_think
+        self.gate = threading.Event()
+        self.gate.set()
+        self.streams: list[Stream] = []
         self._running: set[Stream] = set()
 
     @property
@@ -33,47 +36,43 @@ class FakeEngine:
         return len(self._running)
 
     def submit(self, ask: Ask, on_event=None) -> Stream:
-        self.asks.append(ask)
         if ask.messages[-1].content == "refuse":
             raise LiteError("a prompt of 9999 tokens leaves no room in 4096; shorten the question")
-        if self.num_running >= self.num_slots:
-            raise Busy(f"{self.num_slots} requests wait already; try again later")
+        if self.num_running >= SLOTS:
+            raise Busy(f"{SLOTS} requests wait already; try again later")
         stream = Stream(on_event)
+        self.streams.append(stream)
         self._running.add(stream)
         threading.Thread(target=self._write, args=(ask, stream), daemon=True).start()
         return stream
 
     def _write(self, ask: Ask, stream: Stream) -> None:
-        think = visible = ""
-        for index in range(self.num_think + 1):
-            time.sleep(self.seconds)
-            if stream.cancelled:
-                break
-            if index < self.num_think:
-                think += THINK
-                stream.put(Piece("think", THINK, 6))
-            else:
-                visible = ANSWER
-                stream.put(Piece("answer", ANSWER, 5))
-        num_think = 6 * (len(think) // len(THINK))
+        stream.put(Piece("think", self.think, 6))
+        while not stream.cancelled and not self.gate.wait(0.01):
+            pass
+        num_think = 1
+        if not stream.cancelled:
+            for num_think in range(2, self.num_think + 1):
+                stream.put(Piece("think", self.think, 6))
+            stream.put(Piece("answer", ANSWER, 5))
         self._running.discard(stream)
         if ask.messages[-1].content == "fail":
             stream.end(RuntimeError("scripted"))
             return
         stream.end(
             Answer(
-                mode=ask.mode or "0.2",
+                mode=ask.mode or "policy",
                 ratio=0.4 if ask.mode in (None, "policy") else float(ask.mode),
                 budget=ask.budget,
-                think=think.strip(),
-                visible=visible,
-                think_tokens=num_think,
-                total_tokens=num_think + 5 * bool(visible) + 3,
+                think=(num_think * self.think).strip(),
+                visible="" if stream.cancelled else ANSWER,
+                think_tokens=6 * num_think,
+                total_tokens=6 * num_think + 8,
                 prompt_tokens=20,
-                seconds=(self.num_think + 1) * self.seconds + 0.001,
+                seconds=0.5,
                 stop="cancelled" if stream.cancelled else "eos",
                 has_think=True,
-                closed=bool(visible),
+                closed=not stream.cancelled,
                 text="",
             )
         )
