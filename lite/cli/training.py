@@ -62,8 +62,8 @@ def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
     """The whole method on a tiny model. Ends with a report and one question asked at 0.2, 1.0 and policy."""
     run = _train("quickstart", overrides, out)
 
-    from lite.infer.ask import ask as ask_engine
     from lite.infer.engine import Engine
+    from lite.infer.request import question
     from lite.records import Problem, read_records
 
     held_out = sorted(
@@ -73,7 +73,8 @@ def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
     typer.echo(f"\n{problem.question}\n(The answer is {problem.answer}.)")
     with Engine(run.gguf("policy")) as engine:
         for mode in (MODES[0], MODES[-2], POLICY):
-            answer = ask_engine(engine, problem.question, mode, run.recipe.evaluate.max_tokens)
+            ask = question(problem.question, mode, max_tokens=run.recipe.evaluate.max_tokens)
+            answer = engine.submit(ask).answer()
             chosen = f" chose {answer.ratio}" if mode == POLICY else ""
             typer.echo(
                 f"\n[{mode}{chosen}: {answer.think_tokens} think tokens, {answer.total_tokens} in all]"

@@ -95,11 +95,6 @@ class Slots:
             llama_cpp.llama_free(self.context)
             self.context = None
 
-    @property
-    def busy(self) -> list[Job]:
-        """The jobs that have a slot."""
-        return [job for job in self.jobs if job is not None]
-
     def admit(self, job: Job) -> bool:
         """Give a job the free slot that suits it best; False where it has to wait.
 
@@ -126,11 +121,7 @@ class Slots:
 
     def step(self) -> list[Job]:
         """Decode one batch: a token of every live slot, and prompts. Return the jobs that ended with it."""
-        ended = []
-        for slot in [slot for slot in self.feeding if self.jobs[slot].cancelled]:
-            self.feeding.remove(slot)
-            self.held[slot] = self.held[slot][: self.fed[slot]]
-            ended.append(self._release(slot))
+        ended = self._drop_cancelled()
         size = len(self.live)
         # Beside replies under way a prompt is fed in portions, so that none of them stands still for long.
         room = min(len(self.feed.token), size + MICRO_TOKENS) if size else len(self.feed.token)
@@ -164,6 +155,14 @@ class Slots:
                 going.append(slot)
         self.live = going
         return ended
+
+    def _drop_cancelled(self) -> list[Job]:
+        """Free the slots whose prompt need not be fed any further."""
+        gone = [slot for slot in self.feeding if self.jobs[slot].cancelled]
+        for slot in gone:
+            self.feeding.remove(slot)
+            self.held[slot] = self.held[slot][: self.fed[slot]]
+        return [self._release(slot) for slot in gone]
 
     def _release(self, slot: int) -> Job:
         job, self.jobs[slot] = self.jobs[slot], None

@@ -106,8 +106,8 @@ class Stream:
     Piece and, last, None; it must be quick and must not raise.
     """
 
-    def __init__(self, on_event: Callable[[Piece | None], None] | None = None):
-        self._on_event = on_event
+    def __init__(self, on_cancel: Callable[[], None], on_event: Callable[[Piece | None], None] | None = None):
+        self._on_cancel, self._on_event = on_cancel, on_event
         self._events: queue.SimpleQueue[Piece | None] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._outcome: Answer | BaseException | None = None
@@ -121,6 +121,7 @@ class Stream:
     def cancel(self) -> None:
         """Stop the reply at the next step, or take it out of the queue. What was written is its answer."""
         self.cancelled = True
+        self._on_cancel()
 
     def answer(self) -> Answer:
         """The whole answer; waits for the end. Raises LiteError if the request failed."""

@@ -118,10 +118,12 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     rows, settings = report["rows"], report["settings"]
     greedy = settings["temperature"] <= 0
     how = "greedy" if greedy else f"temperature {settings['temperature']}, top-p {settings['top_p']}"
+    budget = settings.get("budget")
+    bound = "" if budget is None else f", thinking held to {budget}"
     lines = [
         f"# {report['model']}",
         "",
-        f"{rows[0]['num_problems']} problems, {how}, replies of at most {settings['max_tokens']} tokens.",
+        f"{rows[0]['num_problems']} problems, {how}, replies of at most {settings['max_tokens']} tokens{bound}.",
         "",
         "| mode | accuracy (95 %) | think tokens (95 %) | all tokens | realised ratio | seconds | unclosed |",
         "|---|---|---|---|---|---|---|",
