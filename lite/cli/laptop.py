@@ -94,17 +94,21 @@ def serve(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8080,
     api_key_env: Annotated[
         str,
-        typer.Option("--api-key-env", metavar="NAME", help="The environment variable that holds the API key."),
+        typer.Option(
+            "--api-key-env", metavar="NAME", help="The environment variable that holds the API key."
+        ),
     ] = "LITE_API_KEY",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
     queue: Annotated[
-        int, typer.Option("--queue", min=0, help="Requests that may wait; the next one gets 429.")
+        int, typer.Option("--queue", min=1, help="Requests that may wait; the next one gets 429.")
     ] = 32,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core.")] = 0,
 ) -> None:
     """Serve a GGUF over HTTP. OpenAI's chat completions and a page to try the dial; needs no torch."""
     from lite.infer.server.run import serve as run
 
-    run(model, host=host, port=port, key_name=api_key_env, batch_size=batch, max_waiting=queue)
+    engine = {"batch_size": batch, "max_waiting": queue, "num_threads": threads}
+    run(model, host=host, port=port, key_name=api_key_env, **engine)
 
 
 @app.command()

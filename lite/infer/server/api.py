@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from lite.infer.request import Answer, Ask, Message, Piece
-from lite.tokens import POLICY, RATIOS
+from lite.tokens import POLICY, RATIOS, strip_control
 
 MAX_MESSAGES = 256
 PERCENTS = tuple(round(100 * ratio) for ratio in RATIOS)
@@ -238,7 +238,9 @@ def _read_messages(fields: dict[str, Any]) -> tuple[Message, ...]:
         )
     found = tuple(_read_message(message, f"messages[{place}]") for place, message in enumerate(messages))
     if found[-1].role != "user":
-        raise Refused(f"the last message is of role {found[-1].role}; it must be the user's", param="messages")
+        raise Refused(
+            f"the last message is of role {found[-1].role}; it must be the user's", param="messages"
+        )
     if not found[-1].content.strip():
         raise Refused("the last message is empty; give a question", param="messages")
     return found
@@ -285,9 +287,7 @@ def _number(
     value = fields.get(name, default)
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
     if not fits or (above and value == low):
-        raise Refused(
-            f"{name} {_show(value)}: must lie in {'(' if above else '['}{low}, {high}]", param=name
-        )
+        raise Refused(f"{name} {_show(value)}: must lie in {'(' if above else '['}{low}, {high}]", param=name)
     return float(value)
 
 
@@ -316,8 +316,8 @@ class Writer:
     def whole(self, answer: Answer) -> dict[str, Any]:
         message = {
             "role": "assistant",
-            "content": answer.visible,
-            "reasoning_content": answer.think,
+            "content": strip_control(answer.visible).strip(),
+            "reasoning_content": strip_control(answer.think).strip(),
             "refusal": None,
         }
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(answer)}

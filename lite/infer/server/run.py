@@ -45,24 +45,26 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(path: Path, *, host: str, port: int, key_name: str, max_waiting: int, batch_size: int) -> None:
+def serve(path: Path, *, host: str, port: int, key_name: str, **settings: int) -> None:
     """Serve a GGUF until SIGINT or SIGTERM. `port` 0 takes a free one; `key_name` names the variable with the key.
 
+    `settings` are the Engine's: batch_size, max_waiting, num_threads.
     Raises LiteError for an address that cannot be had, one off loopback without a key, and a file that is no GGUF.
     """
     family, address = _resolve(host, port)
     key = _read_key(key_name)
     if key is None and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
-        raise LiteError(f"host {host}: others can reach it; put an API key into the variable {key_name}")
+        raise LiteError(f"host {host!r}: others can reach it; put an API key into the variable {key_name}")
     try:
         listener = socket.create_server(address, family=family, backlog=256)
     except OSError as fault:
-        reason = (fault.strerror or str(fault)).lower()
-        raise LiteError(f"host {host}, port {port}: {reason}; choose another --host or --port") from None
-    with listener, Engine(path, batch_size=batch_size, max_waiting=max_waiting) as engine:
+        reason = os.strerror(fault.errno).lower()
+        raise LiteError(f"host {host!r}, port {port}: {reason}; choose another --host or --port") from None
+    with listener, Engine(path, **settings) as engine:
         server = Server(engine, key=key, host=host)
-        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again after its end: no fault
-            signal.signal(number, lambda *_: None)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # uvicorn has handlers of its own while it runs, and raises the signal again after its end.
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
         print(f"{engine.path.stem} on {url}; Ctrl-C ends it", file=sys.stderr, flush=True)

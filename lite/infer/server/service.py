@@ -7,11 +7,14 @@ it is full, a request gets 429 at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import sys
 import time
 import traceback
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -37,6 +40,7 @@ PAGE_FILES = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
+OUR_FAULT = Refused("the server failed; its log says more", status=500)
 GONE = 499  # as nginx counts clients that do not wait; never sent
 
 
@@ -47,6 +51,7 @@ class Service:
         self.engine, self.model = engine, model
         self.metrics = Metrics()
         self._live: set[Reply] = set()
+        self._submitter = ThreadPoolExecutor(1)  # a long prompt takes a while to tokenise
         self._pages = {path: ((PAGE / name).read_bytes(), kind) for path, (name, kind) in PAGE_FILES.items()}
 
     def app(self, *, key: str | None, host: str) -> Starlette:
@@ -103,8 +108,8 @@ class Service:
         """Hand a question to the engine. Raises Refused: 429 where its queue is full, 400 for what it cannot do."""
         reply = Reply(self._live, self.metrics)
         try:
-            # In a thread: a long prompt takes a while to tokenise.
-            stream = await asyncio.to_thread(self.engine.submit, ask, reply.on_event)
+            submit = partial(self.engine.submit, ask, reply.on_event)
+            stream = await asyncio.get_running_loop().run_in_executor(self._submitter, submit)
         except Busy as fault:
             wait = min(60, max(1, round(self.metrics.mean_seconds)))
             raise Refused(str(fault), status=429, headers={"retry-after": str(wait)}) from None
@@ -136,7 +141,8 @@ class Reply:
 
     def on_event(self, piece: Piece | None) -> None:
         """The engine's side, in its thread."""
-        self._loop.call_soon_threadsafe(self._take, piece)
+        with contextlib.suppress(RuntimeError):  # the event loop has ended first: nobody waits any more
+            self._loop.call_soon_threadsafe(self._take, piece)
 
     def _take(self, piece: Piece | None) -> None:
         if piece is None:
@@ -203,7 +209,8 @@ class EventStream(Response):
             pass
         except Exception as fault:  # the status is out: the error is the last event
             if not isinstance(fault, Refused):
-                fault = _report(fault)
+                traceback.print_exception(fault, file=sys.stderr)
+                fault = OUR_FAULT
             await put(b"data: " + dump(fault.body()) + b"\n\n", more=False)
         finally:
             self.reply.close()
@@ -214,12 +221,6 @@ class EventStream(Response):
             yield self.writer.piece(piece)
         for chunk in self.writer.closing(self.reply.answer()):
             yield chunk
-
-
-def _report(fault: Exception) -> Refused:
-    """Our own fault: its traceback is for the server's log, not for the client."""
-    traceback.print_exception(fault, file=sys.stderr)
-    return Refused("the server failed; its log says more", status=500)
 
 
 async def _refuse(_: Request, fault: Refused) -> Response:
@@ -236,4 +237,4 @@ async def _gone(*_: object) -> Response:
 
 
 async def _our_fault(_: Request, fault: Exception) -> Response:
-    return refusal(_report(fault))
+    return refusal(OUR_FAULT)  # uvicorn logs it

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
+from urllib.parse import urlsplit
 
 import pytest
 from fake_engine import FakeEngine
 
 from lite.infer.server.run import Server
+
+HI = {"messages": [{"role": "user", "content": "1+1?"}]}
 
 
 def until(holds, seconds: float = 10.0) -> None:
@@ -19,6 +23,16 @@ def until(holds, seconds: float = 10.0) -> None:
     while not holds():
         assert time.monotonic() < end, "it did not come in time"
         time.sleep(0.01)
+
+
+def begin(url, **fields):
+    """A request that has been sent, on its socket; nothing of its reply is read."""
+    parts = urlsplit(url)
+    client = socket.create_connection((parts.hostname, parts.port))
+    body = json.dumps(HI | fields).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
+    client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+    return client
 
 
 @contextlib.contextmanager

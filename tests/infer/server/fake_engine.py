@@ -28,6 +28,7 @@ class FakeEngine:
         self.think, self.num_think = think, num_think
         self.gate = threading.Event()
         self.gate.set()
+        self.asks: list[Ask] = []
         self.streams: list[Stream] = []
         self._running: set[Stream] = set()
 
@@ -40,7 +41,8 @@ class FakeEngine:
             raise LiteError("a prompt of 9999 tokens leaves no room in 4096; shorten the question")
         if self.num_running >= SLOTS:
             raise Busy(f"{SLOTS} requests wait already; try again later")
-        stream = Stream(on_event)
+        stream = Stream(lambda: None, on_event)
+        self.asks.append(ask)
         self.streams.append(stream)
         self._running.add(stream)
         threading.Thread(target=self._write, args=(ask, stream), daemon=True).start()
@@ -50,10 +52,10 @@ class FakeEngine:
         stream.put(Piece("think", self.think, 6))
         while not stream.cancelled and not self.gate.wait(0.01):
             pass
-        num_think = 1
+        num_think = 1 if stream.cancelled else self.num_think
+        for _ in range(num_think - 1):
+            stream.put(Piece("think", self.think, 6))
         if not stream.cancelled:
-            for num_think in range(2, self.num_think + 1):
-                stream.put(Piece("think", self.think, 6))
             stream.put(Piece("answer", ANSWER, 5))
         self._running.discard(stream)
         if ask.messages[-1].content == "fail":

@@ -53,7 +53,9 @@ def test_the_dial(fields, mode, budget, thinking):
 def test_sampling_fields():
     ask = call(temperature=1, top_p=0.5, seed=-1, max_completion_tokens=7, max_tokens=7).ask
     assert (ask.temperature, ask.top_p, ask.seed, ask.max_tokens) == (1.0, 0.5, 2**64 - 1, 7)
-    assert len({call(temperature=1).ask.seed for _ in range(4)}) > 1  # without a seed, each reply draws its own
+    assert (
+        len({call(temperature=1).ask.seed for _ in range(4)}) > 1
+    )  # without a seed, each reply draws its own
     assert call().ask.seed == call().ask.seed
 
 
@@ -62,7 +64,13 @@ def test_messages():
     history = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": "2+2?"},
-        {"role": "assistant", "content": "4", "reasoning_content": "2+2=4", "refusal": None, "tool_calls": []},
+        {
+            "role": "assistant",
+            "content": "4",
+            "reasoning_content": "2+2=4",
+            "refusal": None,
+            "tool_calls": [],
+        },
         {"role": "user", "content": parts},
     ]
     assert call(messages=history).ask.messages == (
@@ -76,7 +84,13 @@ def test_messages():
 def test_harmless_and_neutral_fields_pass():
     harmless = {"user": "me", "metadata": {"a": "b"}, "store": True, "service_tier": "auto"}
     neutral = {"n": 1, "stop": [], "logprobs": False, "presence_penalty": 0, "frequency_penalty": 0.0}
-    more = {"tools": [], "tool_choice": "none", "response_format": {"type": "text"}, "logit_bias": {}, "audio": None}
+    more = {
+        "tools": [],
+        "tool_choice": "none",
+        "response_format": {"type": "text"},
+        "logit_bias": {},
+        "audio": None,
+    }
     assert call(**harmless, **neutral, **more).ask == call().ask
 
 
@@ -231,7 +245,11 @@ def test_the_whole_reply():
         "completion_tokens_details": {"reasoning_tokens": 5},
     }
     lite = reply["lite"]
-    assert (lite["comp_ratio_asked"], lite["comp_ratio_used"], lite["tokens_per_second"]) == ("policy", 40, 24.0)
+    assert (lite["comp_ratio_asked"], lite["comp_ratio_used"], lite["tokens_per_second"]) == (
+        "policy",
+        40,
+        24.0,
+    )
 
 
 def test_the_chunks():

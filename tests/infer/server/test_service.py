@@ -8,14 +8,13 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import running, until
+from conftest import HI, begin, running, until
 from fake_engine import ANSWER, SLOTS, THINK, FakeEngine
 
 from lite.infer.server import guard, run
 from lite.infer.server.guard import MAX_BODY_BYTES
 
 JSON = {"content-type": "application/json"}
-HI = {"messages": [{"role": "user", "content": "1+1?"}]}
 
 
 def send(url, path="/v1/chat/completions", body=HI, headers=JSON, method="POST"):
@@ -27,21 +26,15 @@ def send(url, path="/v1/chat/completions", body=HI, headers=JSON, method="POST")
     text = response.read()
     connection.close()
     kind = response.headers.get_content_type()
-    return response.status, response.headers, json.loads(text) if kind == "application/json" else text.decode()
+    return (
+        response.status,
+        response.headers,
+        json.loads(text) if kind == "application/json" else text.decode(),
+    )
 
 
 def get(url, path, **headers):
     return send(url, path, None, headers, "GET")
-
-
-def begin(url, **fields):
-    """A request that has been sent, on its socket; nothing of its reply is read."""
-    parts = urlsplit(url)
-    client = socket.create_connection((parts.hostname, parts.port))
-    body = json.dumps(HI | fields).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\ncontent-type: application/json\r\n"
-    client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-    return client
 
 
 def metric(url, name):
@@ -52,7 +45,9 @@ def metric(url, name):
 def test_a_reply(server):
     status, _, reply = send(server.url, body=HI | {"comp_ratio": 20})
     message = reply["choices"][0]["message"]
-    assert status == 200 and message["content"] == ANSWER and message["reasoning_content"] == (5 * THINK).strip()
+    assert (
+        status == 200 and message["content"] == ANSWER and message["reasoning_content"] == (5 * THINK).strip()
+    )
     assert (reply["lite"]["comp_ratio_asked"], reply["lite"]["comp_ratio_used"]) == (20, 20)
     assert metric(server.url, 'lite_replies_total{stop="eos"}') == 1
     assert metric(server.url, "lite_think_tokens_total") == 30
@@ -85,7 +80,10 @@ def test_health_models_and_the_page(server):
         status, headers, text = get(server.url, path)
         assert status == 200 and text.startswith(start)
         assert "default-src 'none'" in headers["content-security-policy"]
-        assert "unsafe" not in headers["content-security-policy"] and headers["x-content-type-options"] == "nosniff"
+        assert (
+            "unsafe" not in headers["content-security-policy"]
+            and headers["x-content-type-options"] == "nosniff"
+        )
     assert "access-control-allow-origin" not in headers and "server" not in headers
 
 
