@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from export.quantize import captured_log
 from export.template import NO_THINKING, SWITCH, has_dial
 from lite import gguf_file
 from lite.errors import LiteError
+from lite.llama_build import make_safe
 from lite.tokens import BASE, CONTROL_TOKENS, MODES, POLICY, THINK_CLOSE, THINK_OPEN
 
 QUESTION = "What is 17 + 25?"
@@ -32,12 +34,19 @@ TIMEOUT_S = (
 )
 
 
+class _Llama(llama_cpp.Llama):
+    """llama-cpp-python's model, which has no argument for what `lite.llama_build` switches off."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, make_safe(value) if name == "model_params" else value)
+
+
 def load(gguf: Path, **options: Any) -> llama_cpp.Llama:
     """Open a GGUF in llama.cpp. Raises LiteError where it is damaged, or llama.cpp cannot load it."""
     gguf_file.check(gguf)
     with captured_log() as pieces:
         try:
-            return llama_cpp.Llama(str(gguf), verbose=False, **options)
+            return _Llama(str(gguf), verbose=False, **options)
         except (jinja2.TemplateError, RecursionError) as fault:
             raise LiteError(f"{gguf}: its chat template is broken ({fault}); export it again") from None
         except (ValueError, RuntimeError, AssertionError):
@@ -148,6 +157,7 @@ def apart(gguf: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
             text=True,
             errors="replace",
             timeout=timeout_s,
+            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else a failed assertion looks for a debugger
             cwd=Path(__file__).parents[1],  # where `export` is; `python -c` puts it first on the path
         )
     except subprocess.TimeoutExpired:

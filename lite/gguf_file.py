@@ -282,14 +282,24 @@ def check(path: Path) -> Container:
     """
     container = read(Path(path))
     _check_vocabulary(container)
-    experts = container.metadata.get(f"{container.architecture}.expert_count", 0)
-    if container.architecture in SHAPES and container.tensors and not experts:
+    if container.architecture in SHAPES and container.tensors and not _num_experts(container):
         _check_tensors(container)
     return container
 
 
 def _fail(container: Container, what: str) -> LiteError:
     return LiteError(f"{container.path}: not a sound model, {what}; download or export it again")
+
+
+def _num_experts(container: Container) -> int:
+    """Experts of a layer, 0 for a dense model. Raises LiteError where llama.cpp would assert."""
+    count, used = (
+        container.metadata.get(f"{container.architecture}.{key}", 0)
+        for key in ("expert_count", "expert_used_count")
+    )
+    if type(count) is not int or type(used) is not int or not (0 < used <= count or count == used == 0):
+        raise _fail(container, f"it uses {used!r} of {count!r} experts")
+    return count
 
 
 def _check_vocabulary(container: Container) -> None:

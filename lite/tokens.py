@@ -25,6 +25,7 @@ CONTROL_TOKENS = (*RATIO_TOKENS, POLICY_TOKEN)
 CONTROL_WORDS = (" once", " less", " more", " slowly", " carefully", " think")
 MODES = (*map(str, RATIOS), POLICY)
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+EFFORTS = {"low": MODES[0], "medium": MODES[2], "high": MODES[4]}  # what reasoning efforts mean
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 _SENTINEL = "@@question@@"

@@ -10,16 +10,19 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from tiny_gguf import write_tiny_gguf
 
 from lite import cli, stages
 from lite.cli import training
 from lite.cli.app import mode_of
+from lite.infer.screen import printable
+from lite.tokens import MODES
 
 VERBS = (
     *training.STAGE_VERBS,
-    *("train", "problems", "quickstart", "ask", "eval", "serve", "export", "doctor", "recipes"),
+    *("train", "problems", "quickstart", "ask", "chat", "eval", "bench", "serve", "export", "doctor", "recipes"),
 )
 
 
@@ -49,15 +52,23 @@ def test_help_names_every_verb(lite):
                 "QUESTION",
                 "stdin",
                 "--ratio",
+                "--effort",
+                "low (0.2), medium (0.6), high (1.0)",
+                "--budget N",
+                "--escalate",
+                "--no-think",
                 "--max-tokens",
                 "--json",
                 "--hide-thinking",
                 "base: for a GGUF without a dial",
             ],
         ),
+        ("chat", ["MODEL.gguf", "--ratio", "--budget N", "--show-thinking", "/ratio 0.4"]),
+        ("bench", ["MODEL.gguf", "--num", "--max-tokens"]),
         (
             "eval",
             [
+                "--budget N",
                 "MODEL.gguf",
                 "--problems FILE.jsonl",
                 "--ratios",
@@ -139,6 +150,16 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("ask", "no.gguf", "1+1?", "--ratio", "nan"), "ratio nan: must lie in (0, 1]"),
         (("ask", "no.gguf", "1+1?", "--ratio", "half"), "ratio 'half': not a number"),
         (("ask", "no.gguf", "  "), "the question is empty"),
+        (
+            ("ask", "no.gguf", "1+1?", "--ratio", "0.2", "--effort", "low"),
+            "--ratio 0.2 and --effort low both set the ratio; give one of them",
+        ),
+        (("ask", "no.gguf", "1+1?", "--effort", "max"), "effort 'max': use one of low, medium, high"),
+        (("ask", "no.gguf", "1+1?", "--budget", "9", "--no-think"), "--budget 9 and --no-think contradict"),
+        (("ask", "no.gguf", "1+1?", "--escalate", "--ratio", "1"), "--escalate chooses the ratio itself"),
+        (("chat", "no.gguf", "--ratio", "2"), "ratio 2: must lie in (0, 1]"),
+        (("chat", "no.gguf"), "no.gguf: not a GGUF"),
+        (("bench", "nix.gguf"), "nix.gguf: no such file"),
         (("ask", "nix.gguf", "1+1?"), "nix.gguf"),
         (("ask", "no.gguf", "1+1?"), "no.gguf"),
         (("ask", ".", "1+1?"), "."),
@@ -329,15 +350,70 @@ def test_ask(lite, gguf):
     code, out, _ = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8", "--json")
     answer = json.loads(out)
     assert code == 0 and answer["mode"] == "0.2" and 0 < answer["total_tokens"] <= 8
+    assert answer["stop"] == "length" and answer["prompt_tokens"] > 20 and answer["tokens_per_second"] > 0
     code, out, err = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8")
-    assert code == 0 and out.strip() == answer["visible"].strip()
-    assert f"{answer['total_tokens']} in all" in err
+    assert code == 0 and out.strip("\n�") == printable(answer["visible"]).strip("�")
+    assert f"{answer['total_tokens']} in all" in err and "ended by the token limit" in err
+
+
+def test_ask_under_an_effort_or_a_budget(lite, gguf):
+    _, out, _ = lite("ask", gguf, "1+1?", "--effort", "medium", "--max-tokens", "8", "--json")
+    assert json.loads(out)["mode"] == "0.6"
+    _, out, _ = lite("ask", gguf, "1+1?", "--budget", "9", "--max-tokens", "200", "--json")
+    answer = json.loads(out)
+    assert (answer["mode"], answer["budget"]) == ("policy", 9) and answer["think_tokens"] <= 9
+    code, _, err = lite("ask", gguf, "1+1?", "--budget", "9", "--max-tokens", "20")
+    assert code == 2 and "no room for a budget and an answer" in err
+    _, out, _ = lite("ask", gguf, "1+1?", "--no-think", "--max-tokens", "8", "--json")
+    assert json.loads(out)["closed"] and not json.loads(out)["think"]
+
+
+def test_ask_escalating(lite, gguf):
+    code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8", "--json")
+    tried = json.loads(out)["tried"]
+    assert code == 0 and [each["mode"] for each in tried] == [*np.repeat(MODES[:4], 2), "1.0"]
+    code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8")
+    assert code == 0 and len(err.splitlines()) == 5 and out.strip()
 
 
 def test_ask_reads_stdin(lite, gguf, monkeypatch):
     _, given, _ = lite("ask", gguf, "1+1?", "--max-tokens", "8")
     monkeypatch.setattr("sys.stdin", io.StringIO("1+1?\n"))
     assert lite("ask", gguf, "--max-tokens", "8")[:2] == (0, given)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    code, _, err = lite("ask", gguf)
+    assert code == 2 and "stdin is not UTF-8 text" in err
+
+
+def test_chat(lite, gguf, monkeypatch):
+    lines = "/help\n\nhello\n/ratio 0.4\n/ratio 7\n/budget 30\n/budget x\n/budget off\n/nix\n/new\nhi\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    code, out, err = lite("chat", gguf, "--max-tokens", "8")
+    assert code == 0 and len(out.splitlines()) >= 2 and "> " not in out
+    told = [line for line in err.splitlines() if not line.startswith("/")]
+    assert [line.partition(":")[0] for line in told] == [
+        *(
+            "[policy",
+            "ratio 0.4",
+            "error",
+            "ratio policy, budget 30",
+            "error",
+            "ratio policy",
+            "error",
+            "[policy",
+        )
+    ]
+    assert (
+        "ratio 7: must lie in" in err and "/nix: no such command" in err and "/budget x: give a number" in err
+    )
+
+
+def test_bench(lite, gguf):
+    code, out, _ = lite("bench", gguf, "--num", "2", "--max-tokens", "8")
+    header, *rows = out.splitlines()
+    assert code == 0 and "tokens/s" in header and "seconds/answer" in header
+    assert [row.split()[0] for row in rows] == [*MODES]
+    assert all(float(number) >= 0 for row in rows for number in row.split()[1:])
 
 
 def test_eval(lite, gguf, tmp_path):

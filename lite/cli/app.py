@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lite.errors import LiteError
-from lite.tokens import BASE, MODES, POLICY, RATIOS
+from lite.tokens import BASE, EFFORTS, MODES, POLICY, RATIOS
 
 app = typer.Typer(
     help="Teach a small reasoning model to think in 20 to 100 % of its tokens on demand, and run it from a GGUF.",
@@ -53,3 +54,24 @@ def mode_of(text: str) -> str:
     if ratio not in RATIOS:
         raise LiteError(f"ratio {text}: the model knows {grid} and {POLICY}; use one of them")
     return MODES[RATIOS.index(ratio)]
+
+
+def dial_of(ratio: str | None, effort: str | None, budget: int | None, *, thinking: bool) -> str | None:
+    """The mode that a user's knobs mean; None: left to the engine. Raises LiteError where they contradict."""
+    if ratio is not None and effort is not None:
+        raise LiteError(f"--ratio {ratio} and --effort {effort} both set the ratio; give one of them")
+    if not thinking and budget is not None:
+        raise LiteError(f"--budget {budget} and --no-think contradict; give one of them")
+    if effort is not None and effort not in EFFORTS:
+        raise LiteError(f"effort {effort!r}: use one of {', '.join(EFFORTS)}")
+    if effort is not None:
+        return EFFORTS[effort]
+    return None if ratio is None else mode_of(ratio)
+
+
+def read_stdin() -> str:
+    """All of stdin. Raises LiteError where it is no text."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise LiteError("stdin is not UTF-8 text; give the question as text") from None

@@ -1,17 +1,40 @@
-"""One question, cheaply first: up the ladder of ratios until two samples agree."""
+"""One question to a GGUF, or the same question cheaply first: up the ratios until two replies agree."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from lite.errors import LiteError
 from lite.grading import final_answer, same
 from lite.infer.engine import Engine
 from lite.infer.request import Answer, Ask
+from lite.infer.screen import Screen, counts, printable
 from lite.tokens import RATIOS
 
 SAMPLE_TEMPERATURE = 0.7  # of the second opinion
+
+
+def ask(model: Path, asked: Ask, *, escalating: bool, as_json: bool, hide_thinking: bool) -> None:
+    """Print the reply to one question as it comes, or as one JSON object; counts go to stderr."""
+    with Engine(model, batch_size=2 if escalating else 1) as engine:
+        if escalating:
+            answer, tried = escalate(
+                engine, asked, None if as_json else lambda each: print(counts(each), file=sys.stderr)
+            )
+            if as_json:
+                shown = {**answer.to_json(), "tried": [each.to_json() for each in tried]}
+                return print(json.dumps(shown, ensure_ascii=False))
+            if answer.think and not hide_thinking:
+                print(printable(f"{answer.think}\n"))
+            return print(printable(answer.visible))
+        stream = engine.submit(asked)
+        if as_json:
+            return print(json.dumps(stream.answer().to_json(), ensure_ascii=False))
+        print(counts(Screen(thinking=not hide_thinking).show(stream)), file=sys.stderr)
 
 
 def escalate(

@@ -16,7 +16,7 @@ from lite.infer.model import Model
 from lite.infer.prompt import Prompt, Prompts, check_settings
 from lite.infer.reader import whole
 from lite.infer.request import Answer, Ask, Piece, Stream
-from lite.tokens import BASE, POLICY, parse_reply
+from lite.tokens import BASE, POLICY, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
 
@@ -150,8 +150,8 @@ class Engine:
             mode=self.mode(ask),
             ratio=reply.ratio,
             budget=ask.budget,
-            think=reply.think,
-            visible=reply.visible,
+            think=strip_control(reply.think),
+            visible=strip_control(reply.visible),
             think_tokens=job.controller.reader.think_tokens,
             total_tokens=len(job.ids),
             prompt_tokens=len(prompt.ids),
@@ -163,7 +163,7 @@ class Engine:
         )
 
     def _make_slots(self, num_cells: int) -> Slots:
-        cells = min(-(-num_cells // 256) * 256, self.context_tokens)  # llama.cpp counts cells in 256s
+        cells = min(_step_up(num_cells), _step_up(self._context), self.context_tokens)
         return Slots(
             self.model.handle,
             self.model.num_vocab,
@@ -171,3 +171,12 @@ class Engine:
             num_cells=cells,
             num_threads=self.num_threads,
         )
+
+
+def _step_up(num_cells: int) -> int:
+    """The next of 256, 512, 768, 1024, 1536, 2048, 3072, ... cells: llama.cpp counts in 256s, and a conversation
+    that grows shall seldom need a new context."""
+    size = 256
+    while size < num_cells:
+        size = size * 3 // 2 if size >= 512 and size & (size - 1) == 0 else 1 << size.bit_length()
+    return size

@@ -12,6 +12,7 @@ from lite import gguf_file
 from lite.calibration import of_gguf
 from lite.errors import LiteError
 from lite.infer.controller import Lexicon
+from lite.llama_build import model_params
 
 
 @llama_cpp.llama_log_callback
@@ -47,9 +48,7 @@ class Model:
         self.template, self.calibration = container.template, of_gguf(container)
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        self.handle = llama_cpp.llama_model_load_from_file(
-            os.fsencode(path), llama_cpp.llama_model_default_params()
-        )
+        self.handle = llama_cpp.llama_model_load_from_file(os.fsencode(path), model_params())
         if not self.handle:
             raise LiteError(
                 f"{path}: llama.cpp cannot load it; the file is damaged or too new, export it again"

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from lite.infer.request import Answer, Ask, Message, Piece
-from lite.tokens import POLICY, RATIOS, strip_control
+from lite.tokens import EFFORTS, POLICY, RATIOS, strip_control
 
 MAX_MESSAGES = 256
 PERCENTS = tuple(round(100 * ratio) for ratio in RATIOS)
-EFFORTS = {"low": 20, "medium": 60, "high": 100}  # percent; "none" is thinking off
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 # What says nothing about the reply's text.
@@ -202,7 +201,7 @@ def _read_dial(fields: dict[str, Any], model: Model) -> tuple[int | str | None, 
                 param="thinking_budget",
             )
         return None, None, False
-    ratio = EFFORTS[effort] if effort is not None else ratio
+    ratio = round(100 * float(EFFORTS[effort])) if effort is not None else ratio
     if not model.has_dial and ratio is not None:
         name = "comp_ratio" if effort is None else "reasoning_effort"
         raise Refused(f"{name}: {model.name} has no dial; leave it out", param=name)
