@@ -22,7 +22,19 @@ from lite.tokens import MODES
 
 VERBS = (
     *training.STAGE_VERBS,
-    *("train", "problems", "quickstart", "ask", "chat", "eval", "bench", "serve", "export", "doctor", "recipes"),
+    *(
+        "train",
+        "problems",
+        "quickstart",
+        "ask",
+        "chat",
+        "eval",
+        "bench",
+        "serve",
+        "export",
+        "doctor",
+        "recipes",
+    ),
 )
 
 
@@ -76,6 +88,13 @@ def test_help_names_every_verb(lite):
                 "--out DIR",
                 "--num",
                 "--seed",
+            ],
+        ),
+        (
+            "serve",
+            [
+                *("MODEL.gguf", "--host", "--port", "--api-key-env NAME", "LITE_API_KEY", "--max-tokens"),
+                *("--batch", "--queue", "gets 429", "--threads"),
             ],
         ),
         ("export", ["RUN|FOLDER", "--out FILE.gguf", "--quant", "q4_k_m"]),
@@ -172,6 +191,8 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
         (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
         (("export", "folder", "--out", "."), ".: is a folder; give the file to write, such as model.gguf"),
+        (("serve", "no.gguf", "--port", "0"), "no.gguf"),
+        (("serve", "nix.gguf", "--port", "0"), "nix.gguf"),
         (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
         (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
     ],

@@ -152,6 +152,10 @@ def serve(
             "--api-key-env", metavar="NAME", help="The environment variable that holds the API key."
         ),
     ] = "LITE_API_KEY",
+    max_tokens: Annotated[
+        int,
+        typer.Option("--max-tokens", min=1, help="Of a whole reply: what a request may ask for, at most."),
+    ] = 4096,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
     queue: Annotated[
         int, typer.Option("--queue", min=1, help="Requests that may wait; the next one gets 429.")
@@ -162,7 +166,7 @@ def serve(
     from lite.infer.server.run import serve as run
 
     engine = {"batch_size": batch, "max_waiting": queue, "num_threads": threads}
-    run(model, host=host, port=port, key_name=api_key_env, **engine)
+    run(model, host=host, port=port, key_name=api_key_env, max_tokens=max_tokens, **engine)
 
 
 @app.command()

@@ -75,12 +75,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is served. `context_tokens` bounds prompt and reply together."""
+    """What is served. `context_tokens` bounds prompt and reply together, `max_tokens` a reply."""
 
     name: str
     created: int  # seconds since 1970
     has_dial: bool
     context_tokens: int
+    max_tokens: int
 
     def card(self) -> dict[str, Any]:
         """An entry of `/v1/models`."""
@@ -90,6 +91,7 @@ class Model:
             "created": self.created,
             "owned_by": "lite",
             "context_length": self.context_tokens,
+            "max_tokens": self.max_tokens,
             "comp_ratios": [*PERCENTS, POLICY] if self.has_dial else [],
         }
 
@@ -143,7 +145,7 @@ def read_call(body: bytes, model: Model) -> Call:
         )
     comp_ratio, budget, thinking = _read_dial(fields, model)
     max_tokens = _read_max_tokens(fields, model)
-    if budget is not None and max_tokens is not None and budget >= max_tokens:
+    if budget is not None and budget >= max_tokens:
         raise Refused(
             f"thinking_budget {budget}: leaves no room for an answer in max_tokens {max_tokens}",
             param="thinking_budget",
@@ -154,16 +156,15 @@ def read_call(body: bytes, model: Model) -> Call:
     if seed is None:
         seed = secrets.randbits(32) if temperature > 0 else 0
     mode = comp_ratio if comp_ratio in (None, POLICY) else str(comp_ratio / 100)
-    knobs = {} if max_tokens is None else {"max_tokens": max_tokens}
     ask = Ask(
         messages=_read_messages(fields),
         mode=mode,
         budget=budget,
         thinking=thinking,
+        max_tokens=max_tokens,
         temperature=temperature,
         top_p=_number(fields, "top_p", 0, 1, default=1.0, above=True),
         seed=seed % 2**64,
-        **knobs,
     )
     return Call(ask, comp_ratio, stream, _read_include_usage(fields, stream))
 
@@ -180,7 +181,7 @@ def _refuse_foreign(fields: dict[str, Any]) -> None:
 def _read_dial(fields: dict[str, Any], model: Model) -> tuple[int | str | None, int | None, bool]:
     """(comp_ratio, budget in tokens, whether it thinks). At most one of ratio and effort may be given."""
     ratio, effort = fields.get("comp_ratio"), fields.get("reasoning_effort")
-    budget = _whole(fields, "thinking_budget", 1, model.context_tokens)
+    budget = _whole(fields, "thinking_budget", 1, model.max_tokens)
     if ratio is not None and (isinstance(ratio, bool) or ratio not in (*PERCENTS, POLICY)):
         known = ", ".join(map(str, PERCENTS))
         raise Refused(f"comp_ratio {_show(ratio)}: use one of {known} or {POLICY!r}", param="comp_ratio")
@@ -208,12 +209,12 @@ def _read_dial(fields: dict[str, Any], model: Model) -> tuple[int | str | None, 
     return int(ratio) if isinstance(ratio, float) else ratio, budget, True
 
 
-def _read_max_tokens(fields: dict[str, Any], model: Model) -> int | None:
+def _read_max_tokens(fields: dict[str, Any], model: Model) -> int:
     names = ("max_completion_tokens", "max_tokens")
-    given = {_whole(fields, name, 1, model.context_tokens) for name in names if name in fields}
+    given = {_whole(fields, name, 1, model.max_tokens) for name in names if name in fields}
     if len(given) > 1:
         raise Refused("max_tokens and max_completion_tokens differ; give one", param="max_tokens")
-    return given.pop() if given else None
+    return given.pop() if given else model.max_tokens
 
 
 def _read_include_usage(fields: dict[str, Any], stream: bool) -> bool:

@@ -24,10 +24,16 @@ GRACE_SECONDS = 10  # what runs when the server is told to end has so long to fi
 class Server(uvicorn.Server):
     """uvicorn around an engine. When it is told to end it lets replies finish, and cancels those that take too long."""
 
-    def __init__(self, engine: Engine, *, key: str | None, host: str):
+    def __init__(self, engine: Engine, *, key: str | None, host: str, max_tokens: int):
         context = min(engine.trained_context, engine.context_tokens)
-        created = int(engine.path.stat().st_mtime)
-        self.service = Service(engine, Model(engine.path.stem, created, engine.has_dial, context))
+        model = Model(
+            name=engine.path.stem,
+            created=int(engine.path.stat().st_mtime),
+            has_dial=engine.has_dial,
+            context_tokens=context,
+            max_tokens=min(max_tokens, context),
+        )
+        self.service = Service(engine, model)
         config = uvicorn.Config(
             self.service.app(key=key, host=host),
             headers=[*SECURITY_HEADERS.items()],
@@ -45,10 +51,10 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(path: Path, *, host: str, port: int, key_name: str, **settings: int) -> None:
+def serve(path: Path, *, host: str, port: int, key_name: str, max_tokens: int, **settings: int) -> None:
     """Serve a GGUF until SIGINT or SIGTERM. `port` 0 takes a free one; `key_name` names the variable with the key.
 
-    `settings` are the Engine's: batch_size, max_waiting, num_threads.
+    `max_tokens` is the most that a request may ask for, and what one gets that asks for none. `settings` are the Engine's: batch_size, max_waiting, num_threads.
     Raises LiteError for an address that cannot be had, one off loopback without a key, and a file that is no GGUF.
     """
     family, address = _resolve(host, port)
@@ -61,7 +67,7 @@ def serve(path: Path, *, host: str, port: int, key_name: str, **settings: int) -
         reason = os.strerror(fault.errno).lower()
         raise LiteError(f"host {host!r}, port {port}: {reason}; choose another --host or --port") from None
     with listener, Engine(path, **settings) as engine:
-        server = Server(engine, key=key, host=host)
+        server = Server(engine, key=key, host=host, max_tokens=max_tokens)
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn has handlers of its own while it runs, and raises the signal again after its end.
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))

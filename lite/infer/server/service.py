@@ -171,8 +171,11 @@ class Reply:
                 )
 
     def answer(self) -> Answer:
-        """The whole, once the pieces have ended. Raises Refused or ClientDisconnect for one that was cancelled."""
-        answer = self.stream.answer()
+        """The whole, once the pieces have ended. Raises Refused or ClientDisconnect where none is to be sent."""
+        try:
+            answer = self.stream.answer()
+        except LiteError as fault:  # no memory, say
+            raise Refused(str(fault), status=500) from None
         self._metrics.count_answer(answer)
         if self._is_gone:
             raise ClientDisconnect

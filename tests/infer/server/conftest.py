@@ -39,7 +39,7 @@ def begin(url, **fields):
 def running(engine, key: str | None = None):
     """The server, with its address as `url`."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(engine, key=key, host="127.0.0.1")
+    server = Server(engine, key=key, host="127.0.0.1", max_tokens=1024)
     server.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

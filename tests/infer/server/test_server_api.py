@@ -9,8 +9,8 @@ import pytest
 from lite.infer.request import Answer, Ask, Message, Piece
 from lite.infer.server.api import MAX_MESSAGES, Model, Refused, Writer, read_call, read_json
 
-MODEL = Model("tiny", created=5, has_dial=True, context_tokens=512)
-PLAIN = Model("plain", created=5, has_dial=False, context_tokens=512)
+MODEL = Model("tiny", created=5, has_dial=True, context_tokens=4096, max_tokens=512)
+PLAIN = Model("plain", created=5, has_dial=False, context_tokens=4096, max_tokens=512)
 HI = [{"role": "user", "content": "1+1?"}]
 
 
@@ -26,7 +26,7 @@ def refused(served=MODEL, **fields) -> Refused:
 
 def test_the_least_request():
     got = call()
-    assert got.ask == Ask((Message("user", "1+1?"),), mode=None)
+    assert got.ask == Ask((Message("user", "1+1?"),), mode=None, max_tokens=512)
     assert (got.comp_ratio, got.stream, got.include_usage) == (None, False, False)
 
 
