@@ -23,7 +23,7 @@ from lite.tokens import MODES
 VERBS = (
     *training.STAGE_VERBS,
     *("train", "plan", "problems", "compress", "fidelity", "quickstart", "recipes", "doctor"),
-    *("ask", "chat", "eval", "bench", "export"),
+    *("ask", "chat", "eval", "bench", "serve", "export"),
 )
 
 
@@ -88,6 +88,13 @@ def test_help_names_every_verb(lite):
                 "--out DIR",
                 "--num",
                 "--seed",
+            ],
+        ),
+        (
+            "serve",
+            [
+                *("MODEL.gguf", "--host", "--port", "--api-key-env NAME", "LITE_API_KEY", "--max-tokens"),
+                *("--batch", "--queue", "gets 429", "--threads"),
             ],
         ),
         ("export", ["RUN|FOLDER", "--out FILE.gguf", "--quant", "q4_k_m"]),
@@ -188,6 +195,8 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "0"), "ratio 0: must lie in (0, 1]"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", ","), "--ratio is empty"),
+        (("serve", "no.gguf", "--port", "0"), "no.gguf"),
+        (("serve", "nix.gguf", "--port", "0"), "nix.gguf"),
         (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
         (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
     ],

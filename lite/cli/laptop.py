@@ -1,4 +1,4 @@
-"""Verbs on a GGUF: ask, chat, eval, bench, export, verify. No torch but for export and verify --against."""
+"""Verbs on a GGUF: ask, chat, eval, bench, serve, export, verify. No torch but for export and verify --against."""
 
 from __future__ import annotations
 
@@ -147,6 +147,36 @@ def bench(
 
     for line in table(measure(model, num=num, max_tokens=max_tokens)):
         typer.echo(line)
+
+
+@app.command()
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="Off this machine (0.0.0.0, say) an API key is required.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8080,
+    api_key_env: Annotated[
+        str,
+        typer.Option(
+            "--api-key-env", metavar="NAME", help="The environment variable that holds the API key."
+        ),
+    ] = "LITE_API_KEY",
+    max_tokens: Annotated[
+        int,
+        typer.Option("--max-tokens", min=1, help="Of a whole reply: what a request may ask for, at most."),
+    ] = 4096,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
+    queue: Annotated[
+        int, typer.Option("--queue", min=1, help="Requests that may wait; the next one gets 429.")
+    ] = 32,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core.")] = 0,
+) -> None:
+    """Serve a GGUF over HTTP. OpenAI's chat completions and a page to try the dial; needs no torch."""
+    from lite.infer.server.run import serve as run
+
+    engine = {"batch_size": batch, "max_waiting": queue, "num_threads": threads}
+    run(model, host=host, port=port, key_name=api_key_env, max_tokens=max_tokens, **engine)
 
 
 @app.command()
