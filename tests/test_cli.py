@@ -23,7 +23,7 @@ from lite.tokens import MODES
 VERBS = (
     *training.STAGE_VERBS,
     *("train", "plan", "problems", "compress", "fidelity", "quickstart", "recipes", "doctor"),
-    *("ask", "chat", "eval", "bench", "serve", "export"),
+    *("ask", "chat", "eval", "bench", "serve", "export", "verify"),
 )
 
 
@@ -97,7 +97,7 @@ def test_help_names_every_verb(lite):
                 *("--batch", "--queue", "gets 429", "--threads"),
             ],
         ),
-        ("export", ["RUN|FOLDER", "--out FILE.gguf", "--quant", "q4_k_m"]),
+        ("export", ["RUN|FOLDER", "--out DIR", "--quant", "q4_k_m", "--adapter DIR", "--llama-cpp DIR"]),
         ("recipes", ["ls", "cp"]),
         ("doctor", ["versions"]),
     ],
@@ -190,7 +190,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         ),
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
         (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
-        (("export", "folder", "--out", "."), ".: is a folder; give the file to write, such as model.gguf"),
+        (("export", "folder", "--out", "one.jsonl"), "one.jsonl"),
         (("compress", "nix.jsonl", "--model", "folder"), "nix.jsonl: no such file"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "0"), "ratio 0: must lie in (0, 1]"),
@@ -297,7 +297,7 @@ def trained(monkeypatch):
     """Catch what `lite train` would run."""
     calls = []
 
-    def train(recipe, folder, only=None, until=None):
+    def train(recipe, folder, only=None, until=None, endpoint=""):
         calls.append((recipe, str(folder), only, until))
 
     monkeypatch.setattr(stages, "train", train)
