@@ -130,6 +130,8 @@ def complete_texts(
     done: Callable[[int, str], None],
 ) -> None:
     """`complete` for a Hugging Face tokenizer: `done(index, text)`, special tokens shown but for the one at the end."""
+    if not prompts:
+        return
     specials = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     def finish(index: int, completion: Completion) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -29,7 +29,10 @@ from lite.train import checkpoints, rewards
 
 @dataclass(frozen=True, slots=True)
 class StepRewards:
-    """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led."""
+    """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led.
+
+    `realised_by_mode` are the mean realised ratios of the prompts of fixed ratios.
+    """
 
     step: int
     acc: float
@@ -42,6 +45,7 @@ class StepRewards:
     think_tokens: float
     realised: float
     chosen: dict[str, int] = field(default_factory=dict)
+    realised_by_mode: dict[str, float] = field(default_factory=dict)
 
 
 def judge(
@@ -65,6 +69,10 @@ def summarise(
     step: int, rollouts: Sequence[rewards.Rollout], terms: Sequence[rewards.Rewards], lengths: Sequence[int]
 ) -> StepRewards:
     """One line of rewards.jsonl."""
+    fixed = defaultdict(list)
+    for rollout in rollouts:
+        if rollout.asked is not None:
+            fixed[rollout.asked].append(rollout.realised)
     means = {
         name: round(fmean(getattr(term, name) for term in terms), 4) for name in rewards.Rewards.__slots__
     }
@@ -81,6 +89,7 @@ def summarise(
                 ).items()
             )
         ),
+        realised_by_mode={str(asked): round(fmean(found), 3) for asked, found in sorted(fixed.items())},
     )
 
 
@@ -245,6 +254,7 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
             save_total_limit=2,
             logging_steps=1,
             disable_tqdm=True,
+            ddp_find_unused_parameters=False,  # all that trains is used in every step
             report_to=config.report_to,
             seed=environment.seed,
         ),
