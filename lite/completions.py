@@ -84,6 +84,7 @@ def read(reply: dict[str, Any], num_prompt: int, seconds: float, native: bool) -
             f"the endpoint read a prompt of {num_prompt} tokens as {num_read}; it must take token ids as they are,"
             " as vLLM and llama-server do"
         )
+    text = text.encode("utf-8", errors="replace").decode()  # JSON may hold half a character
     return Completion(ids if _is_ids(ids) else None, text, ended, seconds)
 
 
