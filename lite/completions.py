@@ -84,6 +84,7 @@ def read(reply: dict[str, Any], num_prompt: int, seconds: float, native: bool) -
             f"the endpoint read a prompt of {num_prompt} tokens as {num_read}; it must take token ids as they are,"
             " as vLLM and llama-server do"
         )
+    text = text.encode("utf-8", errors="replace").decode()  # JSON may hold half a character
     return Completion(ids if _is_ids(ids) else None, text, ended, seconds)
 
 
@@ -130,6 +131,8 @@ def complete_texts(
     done: Callable[[int, str], None],
 ) -> None:
     """`complete` for a Hugging Face tokenizer: `done(index, text)`, special tokens shown but for the one at the end."""
+    if not prompts:
+        return
     specials = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     def finish(index: int, completion: Completion) -> None:

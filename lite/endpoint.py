@@ -119,7 +119,8 @@ class Endpoint:
 
         loopback = re.match(r"https?://(localhost|127\.|\[::1\])", self.url) is not None
         async with httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            headers={"Content-Type": "application/json"}
+            | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
             timeout=httpx.Timeout(self.timeout_s, connect=20.0),
             limits=httpx.Limits(max_connections=self.num_parallel),
             trust_env=not loopback,  # else a proxy of the environment would be asked for 127.0.0.1
@@ -164,7 +165,8 @@ class Endpoint:
 
         data = bytearray()
         try:
-            async with self._client.stream(method, url, json=body) as response:
+            content = None if body is None else json.dumps(body).encode()  # ASCII: lone surrogates pass, too
+            async with self._client.stream(method, url, content=content) as response:
                 async for part in response.aiter_bytes():
                     data += part
                     if len(data) > MAX_BYTES:

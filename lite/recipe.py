@@ -95,7 +95,7 @@ class Traces(Section):
     temperature: Positive = 0.7
     top_p: SomeShare = 0.95
     max_tokens: Count = 4096  # of a reply
-    batch_size: Count = 32
+    batch_size: Count = 32  # replies sampled together; with --endpoint: requests in flight
 
 
 @dataclass(frozen=True)

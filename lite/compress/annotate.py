@@ -233,6 +233,10 @@ def to_labels(trace: Trace, kept: Sequence[int]) -> Labels:
 def make_annotator(run: Run) -> Annotator:
     """The annotator of a run's recipe."""
     config = run.recipe.annotate
+    if run.endpoint and config.method != "teacher":
+        raise LiteError(
+            f"--endpoint {run.endpoint}: annotate.method = {config.method} asks no server; add --set annotate.method=teacher"
+        )
     if config.method == "rules":
         return Rules()
     if config.method == "likelihood":

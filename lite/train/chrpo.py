@@ -254,6 +254,7 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
             save_total_limit=2,
             logging_steps=1,
             disable_tqdm=True,
+            ddp_find_unused_parameters=False,  # all that trains is used in every step
             report_to=config.report_to,
             seed=environment.seed,
         ),

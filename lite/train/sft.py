@@ -140,6 +140,7 @@ def make_trainer(
             save_total_limit=2,  # while one is being written, the one before is whole
             logging_steps=1,
             disable_tqdm=True,
+            ddp_find_unused_parameters=False,  # all that trains is used in every step
             report_to=config.report_to,
             seed=seed,
         ),

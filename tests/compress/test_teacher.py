@@ -256,7 +256,7 @@ def test_a_server_in_every_bad_mood(tmp_path, monkeypatch):
         Act("slow down", status=429, headers={"Retry-After": "0.05"}),
         Act("oops", status=500),
         Act(KEEP, cut_after=30),
-        Act(KEEP, wait_s=0.6),
+        Act(KEEP, wait_s=5.0),
         Act('{"choices": ['),
         *USELESS.values(),
     ]
@@ -272,7 +272,7 @@ def test_a_server_in_every_bad_mood(tmp_path, monkeypatch):
     traces = [trace(THINK.replace("12", str(12 + i)), f"p/{i}") for i in range(12)]
     with serve(answer) as server:
         labeller = make(server, tmp_path, num_parallel=6)
-        labeller.endpoint.timeout_s = 0.4
+        labeller.endpoint.timeout_s = 0.5
         found, _, _ = label(labeller, traces)
     lenient = [found[t.id] for t in traces]
     assert all(
@@ -363,6 +363,17 @@ def test_an_endpoint_of_the_run_comes_before_the_recipe_s(tmp_path, plain_tokens
     with serve(lambda *_: KEEP) as server:
         annotate.run(make_run(tmp_path, server.url, endpoint="http://127.0.0.1:9/v1", teacher="t"))
     assert len(server.asked) >= 1
+
+
+def test_an_endpoint_is_of_no_use_to_other_annotators(tmp_path):
+    with pytest.raises(LiteError, match="annotate.method = rules asks no server"):
+        annotate.run(make_run(tmp_path, "http://127.0.0.1:9/v1", method="rules"))
+
+
+def test_a_trace_with_half_a_character(tmp_path):
+    with serve(lambda *_: KEEP) as server:
+        found, _, _ = label(make(server, tmp_path), [trace(THINK.replace("easy", "\ud800"))])
+    assert set(found) == {"p/0"}
 
 
 def test_a_teacher_that_is_not_up_to_it(tmp_path, plain_tokens):
