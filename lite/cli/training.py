@@ -115,7 +115,7 @@ def compress(
         Path | None, typer.Option("--out", metavar="FILE.jsonl", help="Where to. Default: standard output.")
     ] = None,
 ) -> None:
-    """Shorten any chains of thought with a trained compressor. The stage of a run: lite train RECIPE --stage compress."""
+    """Shorten any chains of thought. The stage of a run is `lite train RECIPE --stage compress`."""
     ratios = ratios_of(ratio)
     from lite.compress.cut import shorten_file
     from lite.records import to_line, write_records
@@ -148,7 +148,7 @@ def fidelity(
     num: NumOption = None,
     seed: SeedOption = 0,
 ) -> None:
-    """Compare a compressor with dropping at random, by self-information and by rules, at the same ratios."""
+    """Compare a compressor with its controls. Random, self-information, rules; all at the same ratios."""
     ratios = ratios_of(ratio)
     from lite.measure.fidelity import report
     from lite.problems import load

@@ -25,11 +25,14 @@ def test_self_information_is_each_units_mean_surprise(reasoner, tokenizer):
         log_p = reasoner(torch.tensor([ids])).logits[0].log_softmax(-1)
     surprise = [-log_p[at - 1, ids[at]].item() for at in range(len(head), len(ids))]
     units = segment(cot)
-    for unit, score in zip(units, scores, strict=True):
+    starts = [unit.start for unit in units[1:]] + [len(cot) + 1]
+    begin = 0
+    for start, score in zip(starts, scores, strict=True):  # white space alone belongs to the unit before it
         own = [
-            s
-            for s, (_, end) in zip(surprise, coded["offset_mapping"], strict=True)
-            if unit.start < end <= unit.end
+            value
+            for value, (_, end) in zip(surprise, coded["offset_mapping"], strict=True)
+            if begin < end <= start
         ]
         assert score == pytest.approx(np.mean(own), abs=1e-4)
+        begin = start
     assert len(self_information(reasoner, tokenizer, ["q"], [""], 512)[0]) == 0
