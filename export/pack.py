@@ -191,6 +191,8 @@ def pack(
                 handle.write(text)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if not any(out.iterdir()):  # it failed before there was anything to keep
+            out.rmdir()
     ggufs = [out / path.name for path in files.values()]
     write_json(out / "manifest.json", _manifest(made, measured, [*ggufs, *(out / name for name in texts)]))
     return ggufs

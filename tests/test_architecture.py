@@ -163,6 +163,8 @@ def test_the_laptop_verbs_load_no_torch(tmp_path):
     for verb in (("ask", "tiny.gguf", "1+1?"), ("chat", "tiny.gguf"), ("bench", "tiny.gguf", "--num", "1")):
         code, modules = loaded_by(*verb, "--max-tokens", "8", cwd=tmp_path)
         assert code == 0 and not modules & set(HEAVY)
+    code, modules = loaded_by("verify", "tiny.gguf", cwd=tmp_path)
+    assert code == 0 and not modules & {*HEAVY, "gguf"}
     graded = "import sys; from lite.grading import same; print(same('x/2', '0.5x'), 'torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", graded], text=True) == "True False\n"
 

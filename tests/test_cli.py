@@ -98,6 +98,7 @@ def test_help_names_every_verb(lite):
             ],
         ),
         ("export", ["RUN|FOLDER", "--out DIR", "--quant", "q4_k_m", "--adapter DIR", "--llama-cpp DIR"]),
+        ("verify", ["MODEL.gguf", "--against FOLDER"]),
         ("recipes", ["ls", "cp"]),
         ("doctor", ["versions"]),
     ],
@@ -189,14 +190,23 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
             "ratio 2: must lie in",
         ),
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
-        (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
-        (("export", "folder", "--out", "one.jsonl"), "one.jsonl"),
         (("compress", "nix.jsonl", "--model", "folder"), "nix.jsonl: no such file"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "0"), "ratio 0: must lie in (0, 1]"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", ","), "--ratio is empty"),
         (("serve", "no.gguf", "--port", "0"), "no.gguf"),
         (("serve", "nix.gguf", "--port", "0"), "nix.gguf"),
+        (("export", "nix", "--out", "x"), "'nix': no such folder"),
+        (("export", "folder", "--out", "x"), "model folder: the folder has no config.json"),
+        (("export", "folder", "--out", "x.gguf"), "x.gguf: give a folder to --out"),
+        (("export", "folder", "--out", "."), ".: is not empty and not an export of lite"),
+        (("export", "folder", "--out", "x", "--quant", "q8_0,q9"), "quant 'q9' is unknown; use one of f32"),
+        (
+            ("export", "folder", "--out", "x", "--llama-cpp", "folder"),
+            "folder: no convert_hf_to_gguf.py in it",
+        ),
+        (("verify", "no.gguf"), "no.gguf: not a GGUF (it begins with b'this')"),
+        (("verify", "nix.gguf"), "nix.gguf: no such file"),
         (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
         (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
     ],
@@ -399,6 +409,13 @@ def test_ask_escalating(lite, gguf):
     assert code == 0 and [each["mode"] for each in tried] == [*np.repeat(MODES[:4], 2), "1.0"]
     code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8")
     assert code == 0 and len(err.splitlines()) == 5 and out.strip()
+
+
+def test_verify(lite, gguf):
+    code, out, _ = lite("verify", gguf)
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines()[:-1])
+    assert code == 0 and out.endswith("\nsound\n")
+    assert (lines["architecture"], lines["dial"], lines["tied"]) == ("qwen3", "True", "False")
 
 
 def test_ask_reads_stdin(lite, gguf, monkeypatch):

@@ -222,7 +222,7 @@ def verify(
         typer.Option("--against", metavar="FOLDER", help="The Hugging Face folder it was made from."),
     ] = None,
 ) -> None:
-    """Is a GGUF whole and right? Against its Hugging Face folder: the same tokens, logits and greedy text."""
+    """Check that a GGUF is whole and right. Against a folder: the same tokens, logits and greedy text."""
     from export.verify import printable
     from export.verify import verify as verify_gguf
 
