@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -71,6 +72,19 @@ def prepare() -> None:
         raise LiteError(
             f"training needs the extra `train` ({fault}); install it with `uv sync --extra train`"
         ) from None
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor here multiplies in bf16, so that Unsloth trains in it on a CPU; else in float32."""
+    override = os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower()
+    if override in ("0", "false", "no", "off", "1", "true", "yes", "on"):
+        return override in ("1", "true", "yes", "on")
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore").lower().split())
+    except OSError:
+        return False
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return bool(flags & ({"bf16"} if arm else {"amx_bf16", "avx512_bf16"}))
 
 
 def unpatch(model_types: tuple[str, ...]) -> None:

@@ -8,11 +8,10 @@ assumed speeds and are good for an order of magnitude.
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from lite import backend
 from lite.recipe import Recipe
 from lite.shape import Shape
 from lite.tokens import MODES, RATIOS
@@ -51,15 +50,8 @@ class Machine:
 
 
 def _cpu() -> Machine:
-    """This machine's processor. bf16 where Unsloth would choose it: where the hardware multiplies in it."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore").lower().split())
-    except OSError:
-        flags = set()
-    arm = platform.machine().lower() in ("aarch64", "arm64")
-    bf16 = bool(flags & ({"bf16"} if arm else {"amx_bf16", "avx512_bf16"}))
     cores = os.cpu_count() or 1
-    return Machine("cpu", 0, 2e10 * cores, 5e9 * cores, 1e-4, bf16)
+    return Machine("cpu", 0, 2e10 * cores, 5e9 * cores, 1e-4, backend.multiplies_bf16())
 
 
 # Three tenths of the printed bf16 rate of an RTX 3090, 4060 Ti, 3060, 3060 Ti, and half of its bandwidth. Of the

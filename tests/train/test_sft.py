@@ -149,7 +149,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_losses(make_run, monkeypatch, fo
     sft.run(run)
     whole = curve_of(run)
     assert ("Linear4bit" in kinds) == four_bit
-    assert len(whole) == 5 and whole[-1] < 0.9 * whole[0]
+    assert len(whole) == 5 and whole[-1] < whole[0] - 0.2
     shutil.rmtree(run.path("sft"))
 
     def cut(self, *arguments, **options):
