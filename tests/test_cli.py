@@ -38,6 +38,12 @@ VERBS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Tests may share their cores with others; llama.cpp's threads wait for each other at every step."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+
+
 def test_the_stage_verbs_are_the_stages():
     assert [*training.STAGE_VERBS] == [name for name in stages.NAMES if name not in ("problems", "export")]
 
