@@ -58,7 +58,9 @@ def prepare() -> None:
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache))  # else it writes into the working folder
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # a notice about torchao's enums
+    # Notices about torchao's enums, and about kernels of the hub that bitsandbytes can do without.
+    for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with _quiet():
             import unsloth  # noqa: F401

@@ -151,7 +151,7 @@ class Probe(Section):
 
     num_samples: Count = 4
     min_success: SomeShare = 0.75  # of samples, for a ratio to count as solved
-    temperature: Positive = 0.7
+    temperature: NotNegative = 0.7
     top_p: SomeShare = 0.9
     max_tokens: Count = 4096
     batch_size: Count = 64

@@ -82,7 +82,7 @@ class TeacherRatio:
     answer: str
     ratio: float
     success: list[float] = field(default_factory=list)
-    full_tokens: float = 0.0  # mean think tokens at ratio 1.0, the base of realised ratios
+    full_tokens: int = 0  # think tokens of the greedy reply at ratio 1.0, the base of realised ratios
 
 
 R = TypeVar("R")

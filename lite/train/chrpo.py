@@ -12,7 +12,7 @@ every ratio (docs/log.md).
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -26,7 +26,10 @@ from lite.train import checkpoints, rewards
 
 @dataclass(frozen=True, slots=True)
 class StepRewards:
-    """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led."""
+    """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led.
+
+    `realised_by_mode` are the mean realised ratios of the prompts of fixed ratios.
+    """
 
     step: int
     acc: float
@@ -39,6 +42,7 @@ class StepRewards:
     think_tokens: float
     realised: float
     chosen: dict[str, int] = field(default_factory=dict)
+    realised_by_mode: dict[str, float] = field(default_factory=dict)
 
 
 def judge(
@@ -62,6 +66,10 @@ def summarise(
     step: int, rollouts: list[rewards.Rollout], terms: list[rewards.Rewards], lengths: list[int]
 ) -> StepRewards:
     """One line of rewards.jsonl."""
+    fixed = defaultdict(list)
+    for rollout in rollouts:
+        if rollout.asked is not None:
+            fixed[rollout.asked].append(rollout.realised)
     means = {
         name: round(fmean(getattr(term, name) for term in terms), 4) for name in rewards.Rewards.__slots__
     }
@@ -78,6 +86,7 @@ def summarise(
                 ).items()
             )
         ),
+        realised_by_mode={str(asked): round(fmean(found), 3) for asked, found in sorted(fixed.items())},
     )
 
 

@@ -1,13 +1,14 @@
 """Stage "probe": the teacher ratio r* of each RL problem, by the SFT model's success rate at each ratio.
 
-Takes problems/rl.jsonl and sft/adapter, gives probe/ratios.jsonl (TeacherRatio) and probe/samples.jsonl (the
-journal). Departure from Extra-CoT: several samples per ratio and a success rate, not one sample, so that luck
-decides less. Problems that are not solved at ratio 1.0, or solved at a ratio below one that is not, are
-discarded as in the paper.
+Takes problems/rl.jsonl and sft/adapter, gives probe/ratios.jsonl (TeacherRatio), and the journals
+probe/samples.jsonl and probe/full.jsonl (greedy at 1.0: what realised ratios are measured by). Departure from
+Extra-CoT: several samples per ratio and a success rate, not one sample, so that luck decides less. Problems that
+are not solved at ratio 1.0, or solved at a ratio below one that is not, are discarded as in the paper.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from typing import Any
 
@@ -56,6 +57,16 @@ def run(run: Run) -> dict[str, Any]:
         seed=run.recipe.seed,
         name="probe",
     )
+    full = sample_replies(  # greedy, as reports measure it; a mean of a few samples lies 8 % higher (docs/log.md)
+        model,
+        tokenizer,
+        [Task(p.id, encode_prompt(tokenizer, p.question, str(RATIOS[-1])), p.answer) for p in problems],
+        dataclasses.replace(config, temperature=0.0),
+        run.path("probe", "full.jsonl"),
+        seed=run.recipe.seed,
+        name="full length",
+    )
+    full_tokens = {sample.id: sample.num_tokens for sample in full}
     by_ratio: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_ratio[sample.id.rpartition("/")[0]].append(sample)
@@ -63,12 +74,9 @@ def run(run: Run) -> dict[str, Any]:
     for problem in problems:
         groups = [by_ratio[f"{problem.id}/{ratio}"] for ratio in RATIOS]
         success = [sum(sample.correct for sample in group) / len(group) for group in groups]
-        full_tokens = sum(sample.num_tokens for sample in groups[-1]) / len(groups[-1])
-        ratio = teacher_ratio(success, config.min_success)
-        if ratio is not None and full_tokens > 0:
-            found.append(
-                TeacherRatio(problem.id, problem.question, problem.answer, ratio, success, full_tokens)
-            )
+        ratio, whole = teacher_ratio(success, config.min_success), full_tokens[problem.id]
+        if ratio is not None and whole > 0:
+            found.append(TeacherRatio(problem.id, problem.question, problem.answer, ratio, success, whole))
     if not found:
         raise LiteError(
             f"probe: none of {len(problems)} problems is solved at ratio 1.0 in {config.min_success:.0%} of samples;"

@@ -114,3 +114,9 @@ def test_fixed_modes(chosen, realised, cal, ctrl):
     assert rewards.mode_reward(one, CONFIG) == 0
     assert rewards.cal_reward(one, CONFIG) == pytest.approx(cal)
     assert rewards.ctrl_reward(one, CONFIG) == pytest.approx(ctrl)
+
+
+def test_full_length_is_not_calibrated_where_it_is_asked():
+    assert rewards.cal_reward(Rollout(True, 1.0, 0.8, 0.7, True, asked=1.0), CONFIG) == 0
+    chosen = Rollout(True, 1.0, 0.8, 0.7, True)  # by the policy: (0.3 - 0.1) / 0.9 too short
+    assert rewards.cal_reward(chosen, CONFIG) == pytest.approx(-2 / 9)
