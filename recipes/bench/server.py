@@ -8,7 +8,7 @@ in twenty is left in the middle. The exit code is 1 if any of these fails:
 - no reply is wrong, and no status other than 200 or 429 (with Retry-After) comes;
 - the server's memory has grown by less than 5 % since the warm-up: a fifth of the time, and two replies per client;
 - at the end no slot is taken;
-- no malformed body, and no malformed request, gets a 5xx.
+- no malformed body, and no malformed request, gets a 5xx or a line in the server's log.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ class Server:
         if not found:
             sys.exit(line + self.process.stderr.read())
         self.netloc = urlsplit(found.group()).netloc
+        self.log: list[str] = []
+        self.reader = threading.Thread(target=lambda: self.log.extend(self.process.stderr), daemon=True)
+        self.reader.start()
 
     def connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection(self.netloc, timeout=120)
@@ -70,6 +73,7 @@ class Server:
     def end(self) -> int:
         """Ask it to end; give its exit code."""
         self.process.terminate()
+        self.reader.join(60)
         return self.process.wait(60)
 
 
@@ -343,6 +347,8 @@ def main() -> None:
         code = server.end()
     if code:
         faults.append(f"the server ended with code {code}")
+    if server.log:
+        faults.append(f"the server's log has {len(server.log)} lines, the first {server.log[0]!r}")
     print("at fault: " + "; ".join(faults) if faults else "nothing at fault")
     sys.exit(1 if faults else 0)
 

@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
             self.service.app(key=key, host=host),
             headers=[*SECURITY_HEADERS.items()],
             server_header=False,
-            log_level="warning",
+            log_level="error",  # not each request that is no HTTP, with a traceback
             access_log=False,
             ws="none",
             lifespan="off",
