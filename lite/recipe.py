@@ -210,6 +210,7 @@ class Chrpo(Section):
     )
     batch_size: Count = 32  # rollouts in one forward pass of the update
     learning_rate: Positive = 2e-5
+    warmup: NotAllShare = 0.1  # fraction of steps
     clip_low: NotNegative = 0.2
     clip_high: NotNegative = 0.28
     temperature: Positive = 0.7

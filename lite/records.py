@@ -86,7 +86,9 @@ class TeacherRatio:
     answer: str
     ratio: float
     success: list[float] = field(default_factory=list)
-    full_tokens: int = 0  # think tokens of the greedy reply at ratio 1.0, the base of realised ratios
+    full_tokens: float = (
+        0.0  # think tokens at ratio 1.0, the base of realised ratios: mean of sampled and greedy
+    )
 
 
 R = TypeVar("R")

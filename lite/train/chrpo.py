@@ -247,7 +247,7 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
             learning_rate=config.learning_rate,
             # Said here because Unsloth's defaults on CUDA differ: masking, 8-bit AdamW, a tenth of warmup.
             optim="adamw_torch_fused",
-            warmup_steps=0,
+            warmup_steps=config.warmup,  # below 1: a share of all steps
             weight_decay=0.0,
             gradient_checkpointing=torch.cuda.is_available(),
             save_steps=config.save_steps,

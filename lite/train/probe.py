@@ -1,7 +1,7 @@
 """Stage "probe": the teacher ratio r* of each RL problem, by the SFT model's success rate at each ratio.
 
 Takes problems/rl.jsonl and sft/adapter, gives probe/ratios.jsonl (TeacherRatio), and the journals
-probe/samples.jsonl and probe/full.jsonl (greedy at 1.0: what realised ratios are measured by). Departure from
+probe/samples.jsonl and probe/greedy.jsonl (one more reply at 1.0). Departure from
 Extra-CoT: several samples per ratio and a success rate, not one sample, so that luck decides less. Problems that
 are not solved at ratio 1.0, or solved at a ratio below one that is not, are discarded as in the paper.
 """
@@ -60,16 +60,16 @@ def run(run: Run) -> dict[str, Any]:
         seed=run.recipe.seed,
         name="probe",
     )
-    full = sample_replies(  # greedy, as reports measure it; a mean of a few samples lies 8 % higher (docs/log.md)
+    greedy = sample_replies(
         model,
         tokenizer,
         [Task(p.id, encode_prompt(tokenizer, p.question, str(RATIOS[-1])), p.answer) for p in problems],
         dataclasses.replace(config, temperature=0.0),
-        run.path("probe", "full.jsonl"),
+        run.path("probe", "greedy.jsonl"),
         seed=run.recipe.seed,
-        name="full length",
+        name="greedy at 1.0",
     )
-    full_tokens = {sample.id: sample.num_tokens for sample in full}
+    greedy_tokens = {sample.id: sample.num_tokens for sample in greedy}
     by_ratio: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_ratio[sample.id.rpartition("/")[0]].append(sample)
@@ -77,7 +77,10 @@ def run(run: Run) -> dict[str, Any]:
     for problem in problems:
         groups = [by_ratio[f"{problem.id}/{ratio}"] for ratio in RATIOS]
         success = [sum(sample.correct for sample in group) / len(group) for group in groups]
-        ratio, whole = teacher_ratio(success, config.min_success), full_tokens[problem.id]
+        ratio = teacher_ratio(success, config.min_success)
+        # Samples, as CHRPO takes them, are longer than greedy replies, as reports measure them: the middle serves both.
+        sampled = sum(sample.num_tokens for sample in groups[-1]) / len(groups[-1])
+        whole = (sampled + greedy_tokens[problem.id]) / 2
         if ratio is not None and whole > 0:
             found.append(TeacherRatio(problem.id, problem.question, problem.answer, ratio, success, whole))
     if not found:

@@ -3,8 +3,8 @@
 Takes a graded rollout and the recipe's coefficients, gives every term. Source: Extra-CoT (arXiv 2602.08324),
 section on CHRPO; the coefficients it does not publish are set in lite/recipe.py. Departure: a rollout that
 chose no ratio gets the worst R_ctrl that the table can give, and neither R_mode nor R_cal. Rollouts of fixed modes
-get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it; 1.0, which the others are measured
-by, gets no R_cal there: it would reward the chance length of one reference (docs/log.md).
+get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it. A realised ratio above 1 counts as 1:
+the reference is one reply, not a limit, and to hit its chance length would be noise (docs/log.md).
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def ctrl_reward(rollout: Rollout, config: Chrpo) -> float:
 def cal_reward(rollout: Rollout, config: Chrpo) -> float:
     """R_cal: a tent of half width eps around the asked or chosen ratio, 1 at its top, down to -1 far outside."""
     target = rollout.chosen if rollout.asked is None else rollout.asked
-    if target is None or not rollout.has_think or rollout.asked == RATIOS[-1]:
+    if target is None or not rollout.has_think:
         return 0.0
-    delta = abs(rollout.realised - target)
+    delta = abs(min(rollout.realised, 1.0) - target)
     if delta <= config.eps:
         return 1.0 - delta / config.eps
     return -min(1.0, (delta - config.eps) / (1.0 - config.eps))

@@ -116,7 +116,7 @@ def test_fixed_modes(chosen, realised, cal, ctrl):
     assert rewards.ctrl_reward(one, CONFIG) == pytest.approx(ctrl)
 
 
-def test_full_length_is_not_calibrated_where_it_is_asked():
-    assert rewards.cal_reward(Rollout(True, 1.0, 0.8, 0.7, True, asked=1.0), CONFIG) == 0
-    chosen = Rollout(True, 1.0, 0.8, 0.7, True)  # by the policy: (0.3 - 0.1) / 0.9 too short
-    assert rewards.cal_reward(chosen, CONFIG) == pytest.approx(-2 / 9)
+def test_longer_than_the_reference_is_on_target_at_full_length():
+    assert rewards.cal_reward(Rollout(True, 1.0, 0.8, 1.3, True), CONFIG) == 1
+    assert rewards.cal_reward(Rollout(True, 1.0, 0.8, 0.95, True), CONFIG) == pytest.approx(0.5)
+    assert rewards.cal_reward(Rollout(True, 0.8, 0.8, 1.3, True), CONFIG) == pytest.approx(-1 / 9)
