@@ -44,6 +44,12 @@ def measure(run: Run, journal: Path) -> Calibration:
     return summarise(lengths)
 
 
+def load(path: Path) -> Calibration:
+    """What the export stage left of `measure`."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return Calibration(**{name: tuple(numbers) for name, numbers in values.items()})
+
+
 def of_replies(folder: Path) -> Calibration | None:
     """From the replies that `lite.measure.evaluate` left in a folder; None where a ratio was not measured."""
     lengths: dict[float, list[int]] = {}

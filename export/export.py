@@ -116,7 +116,7 @@ def _calibration(run: Run) -> Calibration:
     """How long the policy model thinks at each ratio: what calibration.json holds, else measured now."""
     path = run.path("export", "calibration.json")
     if path.is_file():
-        return Calibration(**json.loads(path.read_text(encoding="utf-8")))
+        return calibrate.load(path)
     measured = calibrate.measure(run, run.path("export", "calibration.jsonl"))
     write_json(path, dataclasses.asdict(measured))
     return measured

@@ -68,7 +68,7 @@ def of_run(folder: Path) -> Source:
     if follows("export", "merge"):
         path = run.path("export", "calibration.json")
         if path.is_file():
-            lengths = Calibration(**json.loads(path.read_text(encoding="utf-8")))
+            lengths = calibrate.load(path)
         if follows("evaluate", "export"):
             report = run.path("evaluate", "report.md").read_text(encoding="utf-8")
             lengths = calibrate.of_replies(run.path("evaluate")) or lengths
@@ -191,6 +191,8 @@ def pack(
                 handle.write(text)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+        if not any(out.iterdir()):  # it failed before there was anything to keep
+            out.rmdir()
     ggufs = [out / path.name for path in files.values()]
     write_json(out / "manifest.json", _manifest(made, measured, [*ggufs, *(out / name for name in texts)]))
     return ggufs

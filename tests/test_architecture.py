@@ -163,11 +163,15 @@ def test_the_laptop_verbs_load_no_torch(tmp_path):
     for verb in (("ask", "tiny.gguf", "1+1?"), ("chat", "tiny.gguf"), ("bench", "tiny.gguf", "--num", "1")):
         code, modules = loaded_by(*verb, "--max-tokens", "8", cwd=tmp_path)
         assert code == 0 and not modules & set(HEAVY)
+    code, modules = loaded_by("verify", "tiny.gguf", cwd=tmp_path)
+    assert code == 0 and not modules & {*HEAVY, "gguf"}
     graded = "import sys; from lite.grading import same; print(same('x/2', '0.5x'), 'torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", graded], text=True) == "True False\n"
 
 
-@pytest.mark.parametrize("arguments", [("problems", "quickstart", "--num", "1"), ("recipes", "ls")])
+@pytest.mark.parametrize(
+    "arguments", [("problems", "quickstart", "--num", "1"), ("recipes", "ls"), ("plan", "quickstart")]
+)
 def test_small_verbs_load_no_torch(tmp_path, arguments):
     code, modules = loaded_by(*arguments, cwd=tmp_path)
     assert code == 0 and not modules & set(HEAVY)

@@ -22,7 +22,8 @@ from lite.tokens import MODES
 
 VERBS = (
     *training.STAGE_VERBS,
-    *("train", "problems", "quickstart", "ask", "chat", "eval", "bench", "export", "doctor", "recipes"),
+    *("train", "plan", "problems", "compress", "fidelity", "quickstart", "recipes", "doctor"),
+    *("ask", "chat", "eval", "bench", "serve", "export", "verify"),
 )
 
 
@@ -33,7 +34,9 @@ def one_thread(monkeypatch):
 
 
 def test_the_stage_verbs_are_the_stages():
-    assert [*training.STAGE_VERBS] == [name for name in stages.NAMES if name not in ("problems", "export")]
+    assert [*training.STAGE_VERBS] == [
+        name for name in stages.NAMES if name not in ("problems", "compress", "export")
+    ]
 
 
 def test_help_names_every_verb(lite):
@@ -48,9 +51,12 @@ def test_help_names_every_verb(lite):
     "verb, expected",
     [
         ("train", ["RECIPE", "--stage NAME", "--until NAME", "--set KEY=VALUE", "--out DIR", "Repeatable"]),
+        ("plan", ["RECIPE", "--card", "24gb, 16gb, 12gb, 8gb or cpu", "--set KEY=VALUE", "--out DIR"]),
         ("traces", ["RECIPE", "--set KEY=VALUE", "--out DIR"]),
         ("quickstart", ["--set KEY=VALUE", "--out DIR"]),
-        ("problems", ["SOURCE", "quickstart, gym:<task>", "--num", "--seed"]),
+        ("problems", ["SOURCE", "quickstart, gym:<task>", "Hub", "--num", "--seed"]),
+        ("compress", ["FILE.jsonl", "--model DIR", "--ratio", "--tokenizer MODEL", "--stage compress"]),
+        ("fidelity", ["--model MODEL", "--compressor DIR", "--problems SOURCE", "--out DIR", "--ratio"]),
         (
             "ask",
             [
@@ -84,7 +90,15 @@ def test_help_names_every_verb(lite):
                 "--seed",
             ],
         ),
-        ("export", ["RUN|FOLDER", "--out FILE.gguf", "--quant", "q4_k_m"]),
+        (
+            "serve",
+            [
+                *("MODEL.gguf", "--host", "--port", "--api-key-env NAME", "LITE_API_KEY", "--max-tokens"),
+                *("--batch", "--queue", "gets 429", "--threads"),
+            ],
+        ),
+        ("export", ["RUN|FOLDER", "--out DIR", "--quant", "q4_k_m", "--adapter DIR", "--llama-cpp DIR"]),
+        ("verify", ["MODEL.gguf", "--against FOLDER"]),
         ("recipes", ["ls", "cp"]),
         ("doctor", ["versions"]),
     ],
@@ -142,7 +156,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("train", "list.yaml"), "list.yaml: expected key: value lines, got list"),
         (("train", "few.yaml"), "asks for 12 problems (num_eval 4 + num_rl 4 + num_train 4), 1 different"),
         (("train", "none.yaml"), "empty.jsonl: no problems in it"),
-        (("problems", "nix.jsonl"), "no such file; give a JSONL file, 'quickstart' or 'gym:<task>'"),
+        (("problems", "nix.jsonl"), "no such file; give a JSONL or Parquet file, a Hub data set"),
         (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
         (("problems", "bad.jsonl"), "bad.jsonl, line 2: '5' is not an object"),
         (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
@@ -176,8 +190,23 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
             "ratio 2: must lie in",
         ),
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
-        (("export", "nix", "--out", "x.gguf"), "nix: no such folder"),
-        (("export", "folder", "--out", "."), ".: is a folder; give the file to write, such as model.gguf"),
+        (("compress", "nix.jsonl", "--model", "folder"), "nix.jsonl: no such file"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", "0"), "ratio 0: must lie in (0, 1]"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", ","), "--ratio is empty"),
+        (("serve", "no.gguf", "--port", "0"), "no.gguf"),
+        (("serve", "nix.gguf", "--port", "0"), "nix.gguf"),
+        (("export", "nix", "--out", "x"), "'nix': no such folder"),
+        (("export", "folder", "--out", "x"), "model folder: the folder has no config.json"),
+        (("export", "folder", "--out", "x.gguf"), "x.gguf: give a folder to --out"),
+        (("export", "folder", "--out", "."), ".: is not empty and not an export of lite"),
+        (("export", "folder", "--out", "x", "--quant", "q8_0,q9"), "quant 'q9' is unknown; use one of f32"),
+        (
+            ("export", "folder", "--out", "x", "--llama-cpp", "folder"),
+            "folder: no convert_hf_to_gguf.py in it",
+        ),
+        (("verify", "no.gguf"), "no.gguf: not a GGUF (it begins with b'this')"),
+        (("verify", "nix.gguf"), "nix.gguf: no such file"),
         (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
         (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
     ],
@@ -246,7 +275,7 @@ def test_problems_prints_jsonl(lite):
     code, out, _ = lite("problems", "quickstart", "--num", "7", "--seed", "99")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(rows) == 7
-    assert all([*row] == ["id", "question", "answer", "cot"] for row in rows)
+    assert all([*row] == ["id", "question", "answer", "cot", "data_set"] for row in rows)
     assert rows[0]["id"] == "quickstart-99-0"
 
 
@@ -278,7 +307,7 @@ def trained(monkeypatch):
     """Catch what `lite train` would run."""
     calls = []
 
-    def train(recipe, folder, only=None, until=None):
+    def train(recipe, folder, only=None, until=None, endpoint=""):
         calls.append((recipe, str(folder), only, until))
 
     monkeypatch.setattr(stages, "train", train)
@@ -293,7 +322,7 @@ def trained(monkeypatch):
         (("train", "quickstart.yaml", "--out", "here", "--until", "sft"), "here", None, "sft"),
         (("train", "quickstart", "--stage", "sft"), "runs/quickstart", "sft", None),
         (("chrpo", "quickstart", "--out", "here"), "here", "chrpo", None),
-        (("compress", "quickstart"), "runs/quickstart", "compress", None),
+        (("train", "quickstart", "--stage", "compress"), "runs/quickstart", "compress", None),
     ],
 )
 def test_train(lite, trained, arguments, folder, only, until):
@@ -380,6 +409,13 @@ def test_ask_escalating(lite, gguf):
     assert code == 0 and [each["mode"] for each in tried] == [*np.repeat(MODES[:4], 2), "1.0"]
     code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8")
     assert code == 0 and len(err.splitlines()) == 5 and out.strip()
+
+
+def test_verify(lite, gguf):
+    code, out, _ = lite("verify", gguf)
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines()[:-1])
+    assert code == 0 and out.endswith("\nsound\n")
+    assert (lines["architecture"], lines["dial"], lines["tied"]) == ("qwen3", "True", "False")
 
 
 def test_ask_reads_stdin(lite, gguf, monkeypatch):

@@ -37,6 +37,14 @@ ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGU
 NumOption = Annotated[
     int | None, typer.Option("--num", min=1, help="How many problems. Default: all of a file.")
 ]
+EndpointOption = Annotated[
+    str,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="A server (vLLM, llama-server) that serves the model and generates instead. LITE_API_KEY may hold its key.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Decides which problems.")]
 
 
@@ -54,6 +62,21 @@ def mode_of(text: str) -> str:
     if ratio not in RATIOS:
         raise LiteError(f"ratio {text}: the model knows {grid} and {POLICY}; use one of them")
     return MODES[RATIOS.index(ratio)]
+
+
+def ratios_of(text: str) -> list[float]:
+    """Ratios parted by commas, each in (0, 1]."""
+    ratios = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        try:
+            ratios.append(float(part))
+        except ValueError:
+            raise LiteError(f"ratio {part!r}: not a number; give some in (0, 1], such as 0.2,0.4") from None
+        if not 0 < ratios[-1] <= 1:
+            raise LiteError(f"ratio {part}: must lie in (0, 1]")
+    if not ratios:
+        raise LiteError("--ratio is empty; give some in (0, 1], such as 0.2,0.4")
+    return ratios
 
 
 def dial_of(ratio: str | None, effort: str | None, budget: int | None, *, thinking: bool) -> str | None:

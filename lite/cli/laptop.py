@@ -1,4 +1,4 @@
-"""Verbs on a GGUF: ask, chat, eval, bench, export, verify. No torch but for export and verify --against."""
+"""Verbs on a GGUF: ask, chat, eval, bench, serve, export, verify. No torch but for export and verify --against."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from lite.cli.app import ModelArgument, NumOption, SeedOption, app, dial_of, mode_of, read_stdin
+from lite.cli.app import (
+    EndpointOption,
+    ModelArgument,
+    NumOption,
+    SeedOption,
+    app,
+    dial_of,
+    mode_of,
+    read_stdin,
+)
 from lite.errors import LiteError
 from lite.tokens import MODES
 
@@ -110,6 +119,7 @@ def evaluate_gguf(
     num: NumOption = None,
     seed: SeedOption = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a whole reply.")] = 4096,
+    endpoint: EndpointOption = "",
 ) -> None:
     """Measure a GGUF per ratio. Accuracy and think tokens on given problems; needs no torch."""
     modes: list[str | None] = [None] if budget is not None else [*MODES]
@@ -121,7 +131,7 @@ def evaluate_gguf(
     from lite.problems import load
 
     found = load(problems, num, seed)
-    evaluate(model, found, modes, out, max_tokens=max_tokens, seed=seed, budget=budget)
+    evaluate(model, found, modes, out, max_tokens=max_tokens, seed=seed, budget=budget, endpoint=endpoint)
     typer.echo((out / "report.md").read_text(encoding="utf-8"))
 
 
@@ -137,6 +147,36 @@ def bench(
 
     for line in table(measure(model, num=num, max_tokens=max_tokens)):
         typer.echo(line)
+
+
+@app.command()
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="Off this machine (0.0.0.0, say) an API key is required.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8080,
+    api_key_env: Annotated[
+        str,
+        typer.Option(
+            "--api-key-env", metavar="NAME", help="The environment variable that holds the API key."
+        ),
+    ] = "LITE_API_KEY",
+    max_tokens: Annotated[
+        int,
+        typer.Option("--max-tokens", min=1, help="Of a whole reply: what a request may ask for, at most."),
+    ] = 4096,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
+    queue: Annotated[
+        int, typer.Option("--queue", min=1, help="Requests that may wait; the next one gets 429.")
+    ] = 32,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core.")] = 0,
+) -> None:
+    """Serve a GGUF over HTTP. OpenAI's chat completions and a page to try the dial; needs no torch."""
+    from lite.infer.server.run import serve as run
+
+    engine = {"batch_size": batch, "max_waiting": queue, "num_threads": threads}
+    run(model, host=host, port=port, key_name=api_key_env, max_tokens=max_tokens, **engine)
 
 
 @app.command()
@@ -182,7 +222,7 @@ def verify(
         typer.Option("--against", metavar="FOLDER", help="The Hugging Face folder it was made from."),
     ] = None,
 ) -> None:
-    """Is a GGUF whole and right? Against its Hugging Face folder: the same tokens, logits and greedy text."""
+    """Check that a GGUF is whole and right. Against a folder: the same tokens, logits and greedy text."""
     from export.verify import printable
     from export.verify import verify as verify_gguf
 

@@ -14,8 +14,8 @@ from lite.infer.controller import Controller, limits
 from lite.infer.loop import Job, Loop
 from lite.infer.model import Model
 from lite.infer.prompt import Prompt, Prompts, check_settings
-from lite.infer.reader import whole
-from lite.infer.request import Answer, Ask, Piece, Stream
+from lite.infer.reader import Reader, whole
+from lite.infer.request import Answer, Ask, Piece, Stop, Stream
 from lite.tokens import BASE, POLICY, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
@@ -140,11 +140,27 @@ class Engine:
         room = min(ask.max_tokens, self._context - len(prompt.ids))
         controller = Controller(lexicon, limits(lexicon, room, ask.budget), prompt.phase, emit)
         job = Job(ask, prompt.ids, controller, stream)
-        job.finish = lambda job: self._answer(ask, prompt, job)
+
+        def finish(job: Job) -> Answer:
+            seconds, read = time.monotonic() - job.started, controller.reader.think_tokens
+            return self._answer(ask, prompt, job.ids, read, seconds, controller.stop)
+
+        job.finish = finish
         return job
 
-    def _answer(self, ask: Ask, prompt: Prompt, job: Job) -> Answer:
-        text = prompt.lead + whole(self.model.bytes_of(job.ids)).decode("utf-8", errors="replace")
+    def read(self, ask: Ask, ids: list[int], *, seconds: float, stop: Stop) -> Answer:
+        """The answer that these tokens are, where something else generated them for `prompt(ask)`."""
+        prompt = self.prompt(ask)
+        reader = Reader(prompt.phase)
+        for token in ids:
+            reader.read(self.model.lexicon.pieces[token])
+        reader.finish()
+        return self._answer(ask, prompt, ids, reader.think_tokens, seconds, stop)
+
+    def _answer(
+        self, ask: Ask, prompt: Prompt, ids: list[int], think_tokens: int, seconds: float, stop: Stop
+    ) -> Answer:
+        text = prompt.lead + whole(self.model.bytes_of(ids)).decode("utf-8", errors="replace")
         reply = parse_reply(text)
         return Answer(
             mode=self.mode(ask),
@@ -152,11 +168,11 @@ class Engine:
             budget=ask.budget,
             think=strip_control(reply.think),
             visible=strip_control(reply.visible),
-            think_tokens=job.controller.reader.think_tokens,
-            total_tokens=len(job.ids),
+            think_tokens=think_tokens,
+            total_tokens=len(ids),
             prompt_tokens=len(prompt.ids),
-            seconds=time.monotonic() - job.started,
-            stop=job.controller.stop,
+            seconds=seconds,
+            stop=stop,
             has_think=reply.has_think,
             closed=reply.closed,
             text=text,

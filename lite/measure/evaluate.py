@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
 from lite.grading import is_correct
+from lite.infer import remote
 from lite.infer.engine import Engine
 from lite.infer.request import Answer, question
 from lite.measure import report
@@ -51,7 +53,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How replies are generated."""
+    """How replies are generated; `endpoint` is the API that generates them, "" for the engine here."""
 
     max_tokens: int
     temperature: float = 0.0
@@ -60,6 +62,7 @@ class Settings:
     batch_size: int = 16
     num_threads: int = 0
     budget: int | None = None  # think tokens of a reply, at most
+    endpoint: str = ""
 
 
 def grade(problem: Problem, reply: Answer, finished: float) -> Graded:
@@ -79,8 +82,10 @@ def grade(problem: Problem, reply: Answer, finished: float) -> Graded:
     )
 
 
-def run_mode(engine: Engine, problems: Sequence[Problem], mode: str, settings: Settings) -> list[Graded]:
-    """Every problem's reply in one mode, in the problems' order."""
+def run_mode(
+    engine: Engine, problems: Sequence[Problem], mode: str, settings: Settings, only: bool = True
+) -> list[Graded]:
+    """Every problem's reply in one mode, in the problems' order. `only`: no other GGUF is measured."""
     asked = POLICY if mode == SFT_POLICY else mode
     started = time.monotonic()
     asks = []
@@ -106,7 +111,11 @@ def run_mode(engine: Engine, problems: Sequence[Problem], mode: str, settings: S
             graded[index] = grade(problems[index], reply, time.monotonic() - started)
             meter.advance()
 
-        engine.generate(asks, on_done)
+        if settings.endpoint:
+            server = Endpoint(settings.endpoint, key=optional_key(), num_parallel=settings.batch_size)
+            remote.generate(engine, server, asks, on_done, only=only)
+        else:
+            engine.generate(asks, on_done)
     return [graded[index] for index in range(len(problems))]
 
 
@@ -144,7 +153,7 @@ def measure(
             continue
         with Engine(path, batch_size=settings.batch_size, num_threads=settings.num_threads) as engine:
             for mode in missing:
-                replies[mode] = run_mode(engine, problems, mode, settings)
+                replies[mode] = run_mode(engine, problems, mode, settings, len(digests) == 1)
                 write_records(_replies_path(out, mode), replies[mode])
     product = models.get(POLICY) or models[modes[-1]]
     full = replies.get(FULL) if settings.budget is None else None
@@ -156,7 +165,11 @@ def measure(
         "settings": report.plain(settings),
         "versions": versions(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        **report.build({mode: replies[mode] for mode in modes}, full),
+        **report.build(
+            {mode: replies[mode] for mode in modes},
+            full,
+            {problem.id: problem.data_set for problem in problems},
+        ),
     }
     report.write(made, out)
     return made
@@ -171,6 +184,7 @@ def evaluate(
     max_tokens: int,
     seed: int = 0,
     budget: int | None = None,
+    endpoint: str = "",
 ) -> dict[str, Any]:
     """The report of one GGUF, for `lite eval`: greedy, on any problems.
 
@@ -184,7 +198,9 @@ def evaluate(
         wanted = {engine.mode(ask) for ask in asks}
         if engine.has_dial and budget is None:
             wanted.add(FULL)
-    settings = Settings(max_tokens=max_tokens, seed=seed, budget=budget)
+    settings = Settings(
+        max_tokens=max_tokens, seed=seed, budget=budget, endpoint=base_url(endpoint) if endpoint else ""
+    )
     return measure(dict.fromkeys(wanted, Path(model)), problems, out, settings)
 
 
@@ -203,6 +219,7 @@ def run(run: Run) -> dict[str, Any]:
             seed=run.recipe.seed,
             batch_size=config.batch_size,
             num_threads=config.num_threads,
+            endpoint=run.endpoint,
         ),
     )
     rows = {row["mode"]: row for row in made["rows"]}

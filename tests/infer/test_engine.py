@@ -424,7 +424,7 @@ def test_what_is_no_gguf(tmp_path):
 
 def test_a_cut_gguf(tmp_path, path, capfd):
     (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:-5000])
-    with pytest.raises(LiteError):
+    with pytest.raises(LiteError, match="cut, tensor blk.1.ffn_down.weight ends at byte"):
         Engine(tmp_path / "cut.gguf")
     assert capfd.readouterr() == ("", "")  # llama.cpp's log stays silent
 
