@@ -8,7 +8,7 @@ come from gguf's own map; Llama's q and k rows are permuted to llama.cpp's rotar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -179,17 +179,40 @@ def _pack(tensor: np.ndarray, dtype: Dtype, name: str) -> np.ndarray:
     return gguf.quants.quantize(tensor, TYPES[dtype][0])
 
 
-def convert(folder: Path, out: Path, dtype: Dtype, dial: bool, name: str) -> None:
+def architecture_of(folder: Path) -> str | None:
+    """The first architecture that a folder's config.json names."""
+    return (vocab.read_json(folder / "config.json").get("architectures") or [None])[0]
+
+
+def dial_of(folder: Path, tokens: Sequence[str], template: str | None) -> str:
+    """The chat template with the dial. Raises LiteError where the model has not learnt it."""
+    missing = [token for token in CONTROL_TOKENS if token not in tokens]
+    if missing or template is None:
+        raise LiteError(
+            f"{folder}: no {missing[0] if missing else 'chat template'}; only a trained chat model has a dial"
+        )
+    return dial_template(template)
+
+
+def convert(
+    folder: Path,
+    out: Path,
+    dtype: Dtype,
+    dial: bool,
+    name: str,
+    extra: Mapping[str, list[float]] | None = None,
+) -> None:
     """Write the model of a Hugging Face folder as a GGUF called `name` at `out`, atomically.
 
     Vectors stay f32, matrices become `dtype`. `dial` puts the ratio dial into the chat template and needs the
-    control tokens. Raises LiteError for what cannot be exported faithfully.
+    control tokens. `extra` is more metadata. Raises LiteError for what cannot be exported faithfully.
     """
     config = vocab.read_json(folder / "config.json")
-    architecture = (config.get("architectures") or [None])[0]
+    architecture = architecture_of(folder)
     if architecture not in ARCHITECTURES:
         raise LiteError(
-            f"{folder}: architecture {architecture!r}; only {', '.join(ARCHITECTURES)} can be exported"
+            f"{folder}: architecture {architecture!r}; {', '.join(ARCHITECTURES)} can be exported,"
+            " any other one with a llama.cpp checkout: --llama-cpp DIR"
         )
     arch, weights = ARCHITECTURES[architecture], find_weights(folder)
     embedding, head = "model.embed_tokens.weight", "lm_head.weight"
@@ -199,14 +222,7 @@ def convert(folder: Path, out: Path, dtype: Dtype, dial: bool, name: str) -> Non
             raise LiteError(f"{folder}: no tensor {needed}; save the whole model")
     num_rows = weights.shapes[embedding][0]
     words = vocab.read(folder, num_rows)
-    template = words.chat_template
-    if dial:
-        missing = [token for token in CONTROL_TOKENS if token not in words.tokens]
-        if missing or template is None:
-            raise LiteError(
-                f"{folder}: no {missing[0] if missing else 'chat template'}; only a trained chat model has a dial"
-            )
-        template = dial_template(template)
+    template = dial_of(folder, words.tokens, words.chat_template) if dial else words.chat_template
 
     names = gguf.get_tensor_name_map(arch, int(config["num_hidden_layers"]))
     plan: dict[str, str] = {}  # name here: name there
@@ -227,6 +243,8 @@ def convert(folder: Path, out: Path, dtype: Dtype, dial: bool, name: str) -> Non
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
         factors = _add_config(writer, config, num_rows, folder / "config.json")
         _add_vocabulary(writer, words, template)
+        for key, values in (extra or {}).items():
+            writer.add_array(key, values)
         for tensor, there in plan.items():
             shape = weights.shapes[tensor]
             kind = TYPES[dtype if len(shape) > 1 else "f32"][0]

@@ -1,20 +1,23 @@
-"""Stage export: base, SFT and policy model as quantised, verified GGUFs.
+"""Stage export: base, SFT and policy model as quantised, verified GGUFs; `lite export` packs with the same lines.
 
-Each is converted to floating point beside its place, verified there against Hugging Face (the same token ids,
-logits and greedy text), quantised, verified again, and renamed: a GGUF that is there is whole and right.
+A folder is converted to floating point once, verified there against Hugging Face (the same token ids, logits and
+greedy text), quantised as often as asked, each file verified again, and renamed: a GGUF that is there is whole
+and right.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from export import convert, verify
+from export import calibrate, convert, llama_cpp_converter, verify
 from export.quantize import FLOATS, HEADER_BYTES, QUANTS, quantize, require_quant, require_space
 from lite import backend
-from lite.errors import LiteError
+from lite.calibration import Calibration
 from lite.progress import console
 from lite.records import atomic_write, write_json
 from lite.stages import Run, sha256
@@ -23,57 +26,83 @@ from lite.stages import Run, sha256
 F32_MAX_PARAMETERS = 1_000_000_000
 
 
-def _middle(num_parameters: int, quant: str) -> convert.Dtype:
-    """Number format of the file that is verified for exactness."""
-    return quant if quant in FLOATS else "f32" if num_parameters <= F32_MAX_PARAMETERS else "f16"
+def _middle(num_parameters: int, quants: Collection[str]) -> convert.Dtype:
+    """Number format of the file that the others are made from: one of those asked for, where none is lost by it."""
+    if "f32" in quants or num_parameters <= F32_MAX_PARAMETERS:
+        return "f32"
+    return "bf16" if "bf16" in quants else "f16"
 
 
-def _num_bytes(folder: Path, quant: str) -> tuple[int, int]:
-    """Bytes, at most, of the GGUF of a folder and of the file it is made from."""
+def num_bytes(folder: Path, quants: Collection[str]) -> tuple[int, int]:
+    """Bytes, at most, of the GGUFs of a folder, and of the file between that is not one of them."""
     num_parameters = convert.find_weights(folder).num_parameters
-    final = HEADER_BYTES + int(num_parameters * QUANTS[quant][1])
-    return final, HEADER_BYTES + int(num_parameters * QUANTS[_middle(num_parameters, quant)][1])
+    sizes = {quant: HEADER_BYTES + int(num_parameters * QUANTS[quant][1]) for quant in QUANTS}
+    middle = _middle(num_parameters, quants)
+    return sum(sizes[quant] for quant in quants), 0 if middle in quants else sizes[middle]
 
 
-def export(source: Path, out: Path, quant: str, dial: bool = True) -> dict[str, Any]:
-    """Export a Hugging Face folder as the verified GGUF `out`; return what was measured.
+def export(
+    folder: Path,
+    outs: Mapping[str, Path],
+    name: str,
+    *,
+    dial: bool,
+    extra: Mapping[str, list[float]] | None = None,
+    checkout: Path | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Export a Hugging Face folder as verified GGUFs, `outs[quant]` each; return what was measured, per quant.
 
-    `dial` puts the ratio dial into the chat template. Raises LiteError for an unknown quant, too little disk,
-    a model that cannot be exported faithfully, and where the result is not the same model.
+    `name` is the model's in its metadata, `extra` more metadata; `dial` puts the ratio dial into the chat
+    template. `checkout` is a llama.cpp one, for architectures that we do not convert. All files appear together,
+    at the end. Raises LiteError for an unknown quant, too little disk, a model that cannot be exported
+    faithfully, and where the result is not the same model.
     """
-    require_quant(quant)
-    if not source.is_dir():
-        raise LiteError(f"{source}: no such folder; give a Hugging Face model folder")
-    if out.is_dir():
-        raise LiteError(f"{out}: is a folder; give the file to write, such as {out / 'model.gguf'}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")
+    for quant in outs:
+        require_quant(quant)
+    place = next(iter(outs.values())).parent
+    place.mkdir(parents=True, exist_ok=True)
+    require_space(place, sum(num_bytes(folder, outs)))
+    num_parameters = convert.find_weights(folder).num_parameters
+    dtype = _middle(num_parameters, outs)
+    part = place / f".{name}.part"
     shutil.rmtree(part, ignore_errors=True)  # left by a cut
-    require_space(out.parent, sum(_num_bytes(source, quant)))
-    dtype = _middle(convert.find_weights(source).num_parameters, quant)
-    middle, final = part / f"{dtype}.gguf", part / out.name
+    part.mkdir()
+    middle = part / f"{dtype}.gguf"
     try:
-        convert.convert(source, middle, dtype, dial, name=out.stem)
-        tokenizer, samples = verify.reference(source)
-        exact = verify.compare(middle, tokenizer, samples)
-        measured = {"logits_off": exact["logits_off"], "near_ties": exact["near_ties"], "top1_agreement": 1.0}
-        if quant == dtype:
-            middle.rename(final)
-            measured["top1_agreement"] = exact["top1_agreement"]
+        if convert.architecture_of(folder) in convert.ARCHITECTURES or checkout is None:
+            convert.convert(folder, middle, dtype, dial, name, extra)
         else:
-            quantised = quantize(middle, final, quant)
-            if quantised.num_fallback:
-                console.print(
-                    f"  {out.name}: {quantised.num_fallback} tensors do not fit {quant}, took a larger format"
-                )
-            measured["top1_agreement"] = verify.compare(final, tokenizer, samples)["top1_agreement"]
-        final.replace(out)
+            llama_cpp_converter.convert(checkout, folder, middle, dtype, dial, name, extra or {})
+        tokenizer, samples = verify.reference(folder)
+        exact = verify.compare(middle, tokenizer, samples)
+        made, measured = {}, {}
+        for quant, out in outs.items():
+            made[quant] = middle if quant == dtype else part / out.name
+            found = exact
+            if quant != dtype:
+                fallback = quantize(middle, made[quant], quant).num_fallback
+                if fallback:
+                    console.print(
+                        f"  {out.name}: {fallback} tensors do not fit {quant}, took a larger format"
+                    )
+                found = verify.compare(made[quant], tokenizer, samples)
+            reported = (
+                exact if quant not in FLOATS else found
+            )  # of a quantised file: the exactness of its source
+            measured[quant] = {
+                "megabytes": round(made[quant].stat().st_size / 1e6, 3),
+                "logits_off": reported["logits_off"],
+                "near_ties": reported["near_ties"],
+                "top1_agreement": found["top1_agreement"],
+            }
+        for quant, out in outs.items():
+            made[quant].replace(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return {"megabytes": round(out.stat().st_size / 1e6, 3), **measured}
+    return measured
 
 
-def _local(model: str) -> Path:
+def local(model: str) -> Path:
     """The folder of a recipe's model; a hub name's is in the hub's cache once the model was trained."""
     name = backend.resolve(model)
     if Path(name).is_dir():
@@ -83,12 +112,25 @@ def _local(model: str) -> Path:
     return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
 
 
+def _calibration(run: Run) -> Calibration:
+    """How long the policy model thinks at each ratio: what calibration.json holds, else measured now."""
+    path = run.path("export", "calibration.json")
+    if path.is_file():
+        return calibrate.load(path)
+    measured = calibrate.measure(run, run.path("export", "calibration.jsonl"))
+    write_json(path, dataclasses.asdict(measured))
+    return measured
+
+
 def run(run: Run) -> dict[str, Any]:
-    """Export the base, the SFT and the policy model; SHA256SUMS lists them, measured.json says how they came out."""
+    """Export the base, the SFT and the policy model; SHA256SUMS lists them, measured.json says how they came out.
+
+    calibration.json holds what the policy model's GGUF carries of `lite.calibration`.
+    """
     quant = run.recipe.export.quant
     require_quant(quant)
     sources = {
-        "base": _local(run.recipe.model),
+        "base": local(run.recipe.model),
         "sft": run.path("merge", "sft"),
         "policy": run.path("merge", "policy"),
     }
@@ -96,13 +138,17 @@ def run(run: Run) -> dict[str, Any]:
     numbers = folder / "measured.json"  # what was measured on the GGUFs that are there
     measured = json.loads(numbers.read_text(encoding="utf-8")) if numbers.is_file() else {}
     missing = [which for which in sources if which not in measured or not run.gguf(which).is_file()]
-    sizes = [_num_bytes(sources[which], quant) for which in missing]
+    sizes = [num_bytes(sources[which], [quant]) for which in missing]
+    folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*"):  # of a cut
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     require_space(folder, sum(final for final, _ in sizes) + max((middle for _, middle in sizes), default=0))
     for which in missing:
-        console.print(f"  {run.gguf(which).name}: convert, verify, quantise, verify")
-        measured[which] = export(sources[which], run.gguf(which), quant, dial=which != "base")
+        extra = _calibration(run).metadata() if which == "policy" else None
+        path = run.gguf(which)
+        console.print(f"  {path.name}: convert, verify, quantise, verify")
+        made = export(sources[which], {quant: path}, path.stem, dial=which != "base", extra=extra)
+        measured[which] = made[quant]
         write_json(numbers, measured)
     with atomic_write(folder / "SHA256SUMS") as handle:
         for which in sources:

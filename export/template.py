@@ -1,8 +1,12 @@
 """The chat template inside a dial model's GGUF: the model's own behind a prelude that turns the dial.
 
 The prelude rebuilds `messages` so that the last user turn carries the instruction and, last, a control token:
-`comp_ratio` (20, 40, 60, 80 or 100, a number or text; "policy" or nothing lets the model choose). It keeps to
-constructs that Jinja2 and llama.cpp's own engine render alike: namespaces, list concatenation, plain filters.
+`comp_ratio` (20, 40, 60, 80 or 100, a number or text; "policy" or nothing lets the model choose). Thinking is
+switched off as Qwen3 does it: `enable_thinking` false puts an empty, closed think span where the assistant
+begins, whatever the ratio; a base template that has the switch keeps its own. llama-server believes in a
+switch, and leaves it on, only where it sees a template render `reasoning_content`; so an assistant turn behind
+the last user turn shows its own, where the base template does not do that. All keeps to constructs that Jinja2
+and llama.cpp's own engine render alike: namespaces, list concatenation, plain filters.
 """
 
 from __future__ import annotations
@@ -19,6 +23,10 @@ from lite.tokens import (
     THINK_OPEN,
     neutralise,
 )
+
+NO_THINKING = f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n"  # Qwen3's empty think span
+SWITCH = "enable_thinking"  # its variable, and llama.cpp's own
+REASONING = "reasoning_content"  # the key of a message's thinking, in OpenAI's form
 
 
 def _quote(text: str) -> str:
@@ -42,12 +50,47 @@ def _choose_token() -> str:
     return "\n".join(lines)
 
 
+def _switch(template: str) -> str:
+    """Jinja that goes behind a template without a switch for thinking."""
+    if SWITCH in template:
+        return ""
+    return (
+        f"{{% if add_generation_prompt and {SWITCH} is defined and {SWITCH} is false %}}"
+        f"{{{{ {_quote(NO_THINKING)} }}}}{{% endif %}}"
+    )
+
+
+def has_dial(template: str) -> bool:
+    """Whether a template is one of ours: its prelude is, to the letter."""
+    return template.startswith((_PRELUDE, _PRELUDE_WITH_REASONING))
+
+
 def dial_template(template: str) -> str:
-    """The chat template with the dial in front.
+    """The chat template with the dial in front, and the switch for thinking.
 
     Renders the prompt of `lite.tokens.encode_prompt(question, mode)` for one user message `question`,
-    comp_ratio=20 for mode "0.2", none for "policy".
+    comp_ratio=20 for mode "0.2", none for "policy"; with enable_thinking=false, `NO_THINKING` behind it.
     """
+    template = template.removesuffix(
+        "\n"
+    )  # as every renderer does, or what follows it would be a line further
+    prelude = _PRELUDE if REASONING in template else _PRELUDE_WITH_REASONING
+    return prelude + template + _switch(template)
+
+
+def _show_reasoning() -> list[str]:
+    """Jinja: a branch for an assistant turn behind the last user turn that brings its thinking along."""
+    opening, closing = _quote(f"{THINK_OPEN}\n"), _quote(f"\n{THINK_CLOSE}\n\n")
+    return [
+        f"{{%- elif loop.index0 > dial.last and message.role == 'assistant' and message.{REASONING} is string"
+        " and message.content is string -%}",
+        "{%- set dial.messages = dial.messages + [{'role': 'assistant', 'content': "
+        f"{opening} + message.{REASONING} + {closing} + message.content}}] -%}}",
+    ]
+
+
+def _prelude(*branches: str) -> str:
+    """Jinja that puts the instruction and the control token into the last user turn; `branches` change others."""
     safe = "".join(
         f" | replace({_quote(mark)}, {_quote(neutralise(mark))})" for mark in (THINK_OPEN, THINK_CLOSE)
     )
@@ -63,10 +106,14 @@ def dial_template(template: str) -> str:
             f"{{%- set dial.text = {_quote(INSTRUCTION)} + '\\n' + (message.content | trim{safe}) -%}}",
             "{%- set dial.messages = dial.messages"
             " + [{'role': 'user', 'content': dial.text + ' ' + dial.token}] -%}",
+            *branches,
             "{%- else -%}",
             "{%- set dial.messages = dial.messages + [message] -%}",
             "{%- endif -%}",
             "{%- endfor -%}",
-            "{%- set messages = dial.messages %}" + template,
+            "{%- set messages = dial.messages %}",
         ]
     )
+
+
+_PRELUDE, _PRELUDE_WITH_REASONING = _prelude(), _prelude(*_show_reasoning())

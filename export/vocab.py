@@ -109,8 +109,9 @@ def _adds_bos(tokenizer: dict[str, Any], config: dict[str, Any], bos: str | None
     return bos is not None and (frame[:1] == [bos] or bool(config.get("add_bos_token")))
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """The folder's default chat template."""
+def chat_template(folder: Path) -> str | None:
+    """A folder's default chat template."""
+    config = read_json(folder / "tokenizer_config.json")
     beside = folder / "chat_template.jinja"
     if beside.is_file():
         return beside.read_text(encoding="utf-8")
@@ -166,5 +167,5 @@ def read(folder: Path, num_rows: int) -> Vocabulary:
         ],
         special_ids=special_ids,
         add_bos=_adds_bos(tokenizer, config, bos),
-        chat_template=_chat_template(folder, config),
+        chat_template=chat_template(folder),
     )

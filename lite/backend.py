@@ -19,7 +19,7 @@ from typing import Any
 
 from lite.decode import decode
 from lite.errors import LiteError
-from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS
+from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, without_opened_think
 
 QUICKSTART = Path(__file__).parent / "quickstart" / "reasoner"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -59,7 +59,9 @@ def prepare() -> None:
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache))  # else it writes into the working folder
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # a notice about torchao's enums
+    # Notices about torchao's enums, and about kernels of the hub that bitsandbytes can do without.
+    for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with _quiet():
             import unsloth  # noqa: F401
@@ -96,7 +98,10 @@ def unpatch(model_types: tuple[str, ...]) -> None:
 
 
 def load_tokenizer(model: str):
-    """The model's tokenizer with the six control tokens added as special tokens (one id each)."""
+    """The model's tokenizer with the six control tokens added as special tokens (one id each).
+
+    Its template opens no think span: the reply does that, see `tokens.without_opened_think`.
+    """
     prepare()
     from transformers import AddedToken, AutoTokenizer
 
@@ -112,6 +117,8 @@ def load_tokenizer(model: str):
     )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = without_opened_think(tokenizer.chat_template)
     return tokenizer
 
 

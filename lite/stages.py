@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend, footprint, lengths
+from lite import backend, footprint, lengths, ranks, sources
 from lite import recipe as recipes
+from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
 from lite.progress import console
 from lite.recipe import Recipe
@@ -53,10 +54,12 @@ STAGES = (
     Stage("probe", "lite.train.probe", ("problems", "sft")),
     Stage("chrpo", "lite.train.chrpo", ("sft", "probe")),
     Stage("merge", "export.merge", ("sft", "chrpo")),
-    Stage("export", "export.export", ("merge",)),
+    Stage("export", "export.export", ("problems", "merge")),
     Stage("evaluate", "lite.measure.evaluate", ("problems", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+SHARED = ("sft", "chrpo")  # may run in several processes, under `accelerate launch`
+SERVED = ("traces", "annotate", "probe", "evaluate")  # may sample from an endpoint
 PACKAGES = (
     "unsloth",
     "torch",
@@ -161,6 +164,13 @@ class Run:
 
     recipe: Recipe
     folder: Path
+    endpoint: str = ""  # the API that samples for a stage instead of a model loaded here; decides no result
+
+    def server(self, num_parallel: int) -> Endpoint | None:
+        """The run's endpoint, if it has one, with so many requests in flight."""
+        return (
+            Endpoint(self.endpoint, key=optional_key(), num_parallel=num_parallel) if self.endpoint else None
+        )
 
     def path(self, stage_name: str, *parts: str) -> Path:
         """A path in a stage's folder."""
@@ -178,9 +188,10 @@ class Run:
             what["model"] = model_content(self.recipe.model)
         if name == "export":
             what["name"] = self.recipe.name  # the GGUFs carry it
-        source = Path(self.recipe.problems.source)
-        if name == "problems" and source.is_file():
-            what["source"] = sha256(source)
+        if name == "problems":
+            named = [*self.recipe.problems.source, *self.recipe.problems.eval]
+            files = [sources.local_file(source.name) for source in named]
+            what["files"] = [sha256(file) if file else None for file in files]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     def manifest(self, name: str) -> dict[str, Any] | None:
@@ -223,7 +234,22 @@ class Run:
                 raise LiteError(
                     f"stage {name} reads {read}, which is not done in {self.folder}; run it first"
                 )
-        folder, fingerprint = self.path(name), self.fingerprint(name)
+        fingerprint = self.fingerprint(name)
+        if ranks.is_main():
+            self._begin_stage(name, fingerprint)
+        ranks.wait()
+        try:
+            self._finish_stage(this, fingerprint)
+        except LiteError:
+            if ranks.is_main():
+                self._put_back(name)
+            raise
+        if ranks.is_main():
+            shutil.rmtree(self._before(name), ignore_errors=True)
+
+    def _begin_stage(self, name: str, fingerprint: str) -> None:
+        """Make a stage's folder ready: what another recipe left is set aside, what a kill tore is removed."""
+        folder = self.path(name)
         if folder.exists() and not self._was_begun(name):
             folder.rename(self._before(name))  # another recipe's: kept until this one is done
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,12 +258,6 @@ class Run:
             shutil.rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
         with atomic_write(folder / "fingerprint") as handle:
             handle.write(fingerprint)
-        try:
-            self._finish_stage(this, fingerprint)
-        except LiteError:
-            self._put_back(name)
-            raise
-        shutil.rmtree(self._before(name), ignore_errors=True)
 
     def _before(self, name: str) -> Path:
         """Where another recipe's folder of a stage is kept while this recipe's is being made."""
@@ -269,6 +289,8 @@ class Run:
         reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
+        if not ranks.is_main():
+            return
         files = [
             path
             for path in sorted(folder.rglob("*"))
@@ -289,6 +311,7 @@ class Run:
                 "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
                 "versions": versions(),
                 "seed": self.recipe.seed,
+                "endpoint": self.endpoint or None,
                 "recipe": dataclasses.asdict(self.recipe),
             },
         )
@@ -321,13 +344,33 @@ def _check_reporters(recipe: Recipe) -> None:
             )
 
 
-def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None) -> Run:
-    """Run the stages of a recipe that are not done: all, only one, or all up to one."""
+def train(
+    recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None, endpoint: str = ""
+) -> Run:
+    """Run the stages of a recipe that are not done: all, only one, or all up to one.
+
+    `endpoint` is the API of a server that serves what the stage `only` samples from.
+    """
     for name in (only, until):
         if name is not None:
             stage(name)
     _check_reporters(recipe)
-    run = Run(recipe, folder)
+    if endpoint and only not in SERVED:
+        raise LiteError(
+            f"--endpoint {endpoint}: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"
+        )
+    if ranks.num() > 1 and only not in SHARED:
+        raise LiteError(
+            f"{ranks.num()} processes share one stage; add --stage with one of {', '.join(SHARED)}, and run the"
+            " others without a launcher"
+        )
+    run = Run(recipe, folder, base_url(endpoint) if endpoint else "")
+    if not ranks.is_main():
+        ranks.wait()  # the main process has the folder to itself until it is ready
+        assert only is not None
+        if not run.is_done(only):
+            run.run_stage(only)
+        return run
     with _alone_in(folder):
         for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
             torn.unlink()
@@ -336,6 +379,7 @@ def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | No
         wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
         for name in NAMES:
             run.mend_stage(name)
+        ranks.wait()
         for name in wanted:
             place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
             if run.is_done(name):

@@ -31,7 +31,8 @@ def _callback(meter: Meter):
         note = ""
 
         def on_save(self, args, state, control, **_):
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            if args.should_save:  # the main process
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
         def on_log(self, args, state, control, logs=None, **_):
             shown = {key: logs[key] for key in ("loss", "reward") if logs and key in logs}

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from lite import backend, tokens
+from lite import backend, ranks, tokens
 from lite.errors import LiteError
 from lite.recipe import Sft
 from lite.records import Row, atomic_write, read_records
@@ -114,6 +114,7 @@ def make_trainer(
 
         cpu.speed_up(model)
     inputs, labels = zip(*pairs, strict=True)
+    batch_size, accumulation = ranks.share(config.batch_size, config.accumulation, "sft.batch_size")
     trainer = trainer_class()(
         model=model,
         processing_class=tokenizer,
@@ -126,8 +127,8 @@ def make_trainer(
             pad_to_multiple_of=64,  # few shapes, so that memory that was freed fits again
             num_train_epochs=1,  # the order holds all epochs
             max_steps=config.max_steps,
-            per_device_train_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.accumulation,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
             train_sampling_strategy="sequential",
             learning_rate=config.learning_rate,
             optim="adamw_torch_fused",  # Unsloth's default on CUDA is 8-bit
@@ -139,6 +140,7 @@ def make_trainer(
             save_total_limit=2,  # while one is being written, the one before is whole
             logging_steps=1,
             disable_tqdm=True,
+            ddp_find_unused_parameters=False,  # all that trains is used in every step
             report_to=config.report_to,
             seed=seed,
         ),
@@ -166,6 +168,8 @@ def run(run: Run) -> dict[str, Any]:
     started = time.monotonic()
     checkpoints.fit(trainer, "sft", total, resume)
     seconds = time.monotonic() - started
+    if not ranks.is_main():
+        return {}
     curve = [
         {"step": entry["step"], "loss": entry["loss"]}
         for entry in trainer.state.log_history

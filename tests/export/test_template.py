@@ -6,7 +6,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from tiny_models import build_tokenizer
 from tiny_tokenizer import CHAT_TEMPLATE
 
-from export.template import dial_template
+from export.template import NO_THINKING, dial_template, has_dial
 from lite.tokens import INSTRUCTION, MODES, POLICY, encode_prompt
 
 QUESTIONS = (
@@ -59,6 +59,44 @@ def test_only_the_last_user_turn_is_dialled():
     assert render(messages, comp_ratio="40") == (
         "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n"
         f"<|im_start|>user\n{INSTRUCTION}\nthree <COMP_40><|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+@pytest.mark.parametrize("mode", ["0.4", POLICY])
+def test_thinking_off_closes_an_empty_span(mode):
+    dial = {} if mode == POLICY else {"comp_ratio": 40}
+    messages = [{"role": "user", "content": "one"}]
+    assert render(messages, enable_thinking=False, **dial) == render(messages, **dial) + NO_THINKING
+    assert render(messages, enable_thinking=True, **dial) == render(messages, **dial)
+
+
+def test_a_base_template_with_the_switch_keeps_its_own():
+    own = CHAT_TEMPLATE.replace(
+        "assistant\\n' }}", "assistant\\n' }}{% if enable_thinking is false %}(off){% endif %}"
+    )
+    assert "(off)" in own
+    prompt = Jinja2ChatFormatter(dial_template(own), "<|im_end|>", "")(
+        messages=[{"role": "user", "content": "one"}], enable_thinking=False
+    ).prompt
+    assert prompt.endswith("assistant\n(off)") and NO_THINKING not in prompt
+
+
+def test_thinking_of_a_turn_behind_the_question_is_shown():
+    """Else llama-server believes that the template knows no thinking, and switches it off."""
+    think = {"role": "assistant", "content": "four", "reasoning_content": "two and two"}
+    one, two = ({"role": "user", "content": text} for text in ("one", "two"))
+    assert "<|im_start|>assistant\n<think>\ntwo and two\n</think>\n\nfour<|im_end|>" in render([one, think])
+    assert "two and two" not in render([one, think, two])  # of earlier turns it is dropped, as Qwen3 does
+    knows = "{% for message in messages %}{{ message.reasoning_content }}|{{ message.content }}{% endfor %}"
+    own = Jinja2ChatFormatter(dial_template(knows), "<|im_end|>", "")
+    assert own(messages=[one, think]).prompt.endswith("two and two|four")
+
+
+def test_our_templates_are_known_by_their_prelude():
+    for template in (CHAT_TEMPLATE, CHAT_TEMPLATE + "{{ reasoning_content }}", ""):
+        assert has_dial(dial_template(template)) and not has_dial(template)
+    assert not has_dial(dial_template("").replace("COMP_20", "COMP_40")) and not has_dial(
+        " " + dial_template("")
     )
 
 

@@ -1,3 +1,5 @@
+import json
+import shutil
 import subprocess
 import sys
 
@@ -6,8 +8,9 @@ import numpy as np
 import pytest
 from tiny_models import build_model, save
 
-from export import convert, quantize, verify
+from export import convert, quantize, selfcheck, template, verify
 from lite.errors import LiteError
+from lite.tokens import CONTROL_TOKENS
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,14 @@ def set_field(path, name, place, value):
 
 
 def test_alone_and_against_the_folder(good, reference):
-    assert verify.verify(good) == {"dial": True}
+    assert verify.verify(good) == {
+        "architecture": "qwen3",
+        "layers": 2,
+        "parameters": 82368,
+        "types": ["F32"],
+        "tied": True,
+        "dial": True,
+    }
     measured = verify.compare(good, *reference)
     assert measured["logits_off"] < 1e-4
     assert measured["top1_agreement"] == 1.0
@@ -42,7 +52,7 @@ def test_alone_imports_no_torch(good):
     code = f"import sys; from export.verify import verify; from pathlib import Path; print(verify(Path({str(good)!r})))"
     code += "; print([m for m in ('torch', 'transformers', 'gguf') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out.splitlines() == ["{'dial': True}", "[]"]
+    assert "'dial': True" in out and out.splitlines()[-1] == "[]"
 
 
 def test_a_base_has_no_dial(base, tmp_path):
@@ -141,11 +151,73 @@ def test_damaged_files(good, tmp_path):
     for name, content in cases.items():
         path = tmp_path / "bad.gguf"
         path.write_bytes(content)
-        with pytest.raises(LiteError, match="not a GGUF|cannot load it"):
+        with pytest.raises(LiteError, match="not a GGUF|GGUF version 99|cut|damaged near byte"):
             verify.verify(path)
             pytest.fail(name)
     with pytest.raises(LiteError, match="no such file"):
         verify.verify(tmp_path / "none.gguf")
+
+
+def with_metadata(path, good, **changes):
+    """A copy with 32-bit integers and floats, or texts, in its metadata changed or added."""
+    reader = gguf.GGUFReader(good)
+    writer = gguf.GGUFWriter(path, "qwen3")
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key not in changes and key != "general.architecture":
+            array = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(key, field.contents(), field.types[0], array)
+    for key, value in changes.items():
+        kinds = {
+            int: gguf.GGUFValueType.UINT32,
+            float: gguf.GGUFValueType.FLOAT32,
+            str: gguf.GGUFValueType.STRING,
+        }
+        writer.add_key_value(key, value, kinds[type(value)])
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_what_ends_llama_cpp_ends_only_the_process_apart(good, tmp_path):
+    """With experts the shapes are not ours to check; an epsilon that is no number fails an assertion of ggml."""
+    changes = {"qwen3.expert_count": 2, "qwen3.expert_used_count": 1}
+    changes["qwen3.attention.layer_norm_rms_epsilon"] = float("nan")
+    with pytest.raises(LiteError, match=r"llama.cpp breaks on it \(SIGABRT\)"):
+        verify.verify(with_metadata(tmp_path / "bad.gguf", good, **changes))
+
+
+def test_a_template_without_end(good, tmp_path):
+    """Its prelude is ours, so it is rendered; what follows would take days."""
+    loops = "{%- for i in range(99999) -%}" * 3 + "{%- endfor -%}" * 3
+    path = with_metadata(
+        tmp_path / "bad.gguf", good, **{"tokenizer.chat_template": template.dial_template(loops)}
+    )
+    with pytest.raises(LiteError, match="not done after 4 s, its chat template may never end"):
+        selfcheck.apart(path, timeout_s=4)
+
+
+def test_a_foreign_template_is_shown_and_never_rendered(good, tmp_path, monkeypatch, lite):
+    """Not even where it speaks of our tokens: rendering this one would fail, or be seen."""
+    foreign = "{{ raise_exception('rendered') }}" + CONTROL_TOKENS[-1] + " comp_ratio \x1b[2J\nsecond line"
+    path = with_metadata(tmp_path / "foreign.gguf", good, **{"tokenizer.chat_template": foreign})
+    found = verify.verify(path)
+    assert (found["dial"], found["foreign_template"]) == (False, foreign)
+    code, out, _ = lite("verify", str(path))
+    assert code == 0 and out.splitlines()[-1] == "sound"
+    assert "  | second line" in out and "\\x1b[2J" in out and "\x1b" not in out
+
+
+def test_ties_must_be_the_folders(good, qwen3, tmp_path):
+    other = tmp_path / "apart"
+    shutil.copytree(qwen3, other)
+    config = json.loads((other / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (other / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LiteError, match="its embedding and output rows are tied, .*apart has them apart"):
+        verify.verify(good, other)
 
 
 def test_broken_template(good, tmp_path):

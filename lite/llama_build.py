@@ -1,0 +1,31 @@
+"""What the installed build of llama.cpp may be trusted with.
+
+llama-cpp-python is compiled where it is installed. On a CPU with AMX, GCC 12 miscompiles ggml's AMX kernels: the
+tile configuration is loaded before it is written, and the first quantised prompt ends the process (SIGSEGV in
+`ggml_backend_amx_mul_mat`, seen with llama-cpp-python 0.3.36). No call says which compiler it was, so weights
+are kept out of the buffers of such kernels wherever the build has AMX; the others lose nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import llama_cpp
+
+
+@functools.cache
+def extra_buffers_are_safe() -> bool:
+    """Whether weights may be repacked for the CPU's special kernels."""
+    return b"AMX_INT8 = 1" not in llama_cpp.llama_print_system_info()
+
+
+def model_params() -> llama_cpp.llama_model_params:
+    """llama.cpp's default parameters of a model, safe for this build."""
+    return make_safe(llama_cpp.llama_model_default_params())
+
+
+def make_safe(params: Any) -> Any:
+    """Switch off what this build cannot do; the same object comes back."""
+    params.use_extra_bufts = extra_buffers_are_safe()
+    return params
