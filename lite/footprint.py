@@ -119,6 +119,8 @@ CUDA_CONTEXT = 0.6e9  # of a process on a GPU, kernels included
 ON_GPU_RAM = 4.0e9  # RAM of a process that uses CUDA: its libraries, Python, torch, Unsloth
 PYTHON = 0.05e9  # a stage without torch
 IMPORTS = 1.05e9  # Python, torch, transformers, TRL, Unsloth on a CPU, imported
+ONEDNN = 0.2e9  # its kernels for the shapes of bf16 products; fitted
+FRAGMENTS = 0.2  # of activations on a CPU: freed memory that no tensor fits into; fitted
 LOSS_ELEMENTS = 8 * 1024 * 1024  # logits at once in lite.train.cpu, 10 bytes each with what becomes of them
 LOGIT_BYTES = 16  # per logit of a chunk in Unsloth's loss on CUDA
 MOST_LOGITS = 4 * 2**30  # of such a chunk; it takes half of what is free at most
@@ -164,7 +166,7 @@ def training(recipe: Recipe, shape: Shape, machine: Machine, rows: int, tokens: 
     layers = shape.num_hidden_layers
     if not machine.on_gpu:
         backward = num * width * (3 * shape.intermediate_size + 4 * shape.hidden_size)
-        terms["activations"] = layers * a_layer + backward
+        terms["activations"] = (1 + FRAGMENTS) * layers * a_layer + backward
         terms["logits"] = 10.0 * min(num * shape.vocab_size, LOSS_ELEMENTS)
         return terms, {}
     # PEFT's copy of the head with the rows in it, and its gradient; AdamW's states of six rows are nothing.
@@ -253,7 +255,8 @@ class Planner:
             return Estimate(
                 {"CUDA context": CUDA_CONTEXT} | terms, {"process": ON_GPU_RAM} | (ram or {}), disk, seconds
             )
-        return Estimate({}, {"Python, torch, Unsloth": IMPORTS} | terms | (ram or {}), disk, seconds)
+        process = IMPORTS + (ONEDNN if self.machine.bf16 else 0)
+        return Estimate({}, {"Python, torch, Unsloth": process} | terms | (ram or {}), disk, seconds)
 
     def _sampled(
         self, num: float, tokens: float, longest: int, sequences: int, extra: dict[str, float]

@@ -141,7 +141,7 @@ def speed_up(model) -> None:
     for module in model.modules():
         if type(module) is Linear and type(module.base_layer) is torch.nn.Linear:
             module.forward = types.MethodType(_lora_forward, module)
-        elif type(module) is TrainableTokensLayer and isinstance(module.base_layer, torch.nn.Embedding):
+        elif type(module) is TrainableTokensLayer and type(module.base_layer) is torch.nn.Embedding:
             module.forward = types.MethodType(_rows_forward, module)
     causal = model.get_base_model()
     if _has_plain_head(causal.config) and getattr(causal.get_output_embeddings(), "bias", None) is None:
