@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import platform
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from typing import Any
 
 from lite.decode import decode
 from lite.errors import LiteError
-from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS
+from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, without_opened_think
 
 QUICKSTART = Path(__file__).parent / "quickstart" / "reasoner"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -58,7 +59,9 @@ def prepare() -> None:
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache))  # else it writes into the working folder
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # a notice about torchao's enums
+    # Notices about torchao's enums, and about kernels of the hub that bitsandbytes can do without.
+    for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with _quiet():
             import unsloth  # noqa: F401
@@ -69,6 +72,19 @@ def prepare() -> None:
         raise LiteError(
             f"training needs the extra `train` ({fault}); install it with `uv sync --extra train`"
         ) from None
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor here multiplies in bf16, so that Unsloth trains in it on a CPU; else in float32."""
+    override = os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower()
+    if override in ("0", "false", "no", "off", "1", "true", "yes", "on"):
+        return override in ("1", "true", "yes", "on")
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore").lower().split())
+    except OSError:
+        return False
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return bool(flags & ({"bf16"} if arm else {"amx_bf16", "avx512_bf16"}))
 
 
 def unpatch(model_types: tuple[str, ...]) -> None:
@@ -82,7 +98,10 @@ def unpatch(model_types: tuple[str, ...]) -> None:
 
 
 def load_tokenizer(model: str):
-    """The model's tokenizer with the six control tokens added as special tokens (one id each)."""
+    """The model's tokenizer with the six control tokens added as special tokens (one id each).
+
+    Its template opens no think span: the reply does that, see `tokens.without_opened_think`.
+    """
     prepare()
     from transformers import AddedToken, AutoTokenizer
 
@@ -98,6 +117,8 @@ def load_tokenizer(model: str):
     )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = without_opened_think(tokenizer.chat_template)
     return tokenizer
 
 

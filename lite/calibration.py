@@ -27,6 +27,11 @@ class Calibration:
     mean: tuple[float, ...]
     p90: tuple[float, ...]
 
+    def ratio_within(self, budget: int) -> float:
+        """The largest ratio at which nine replies of ten think in `budget` tokens; the smallest where none does."""
+        fitting = [ratio for ratio, p90 in zip(self.ratios, self.p90, strict=True) if p90 <= budget]
+        return max(fitting, default=self.ratios[0])
+
     def metadata(self) -> dict[str, list[float]]:
         """As GGUF metadata."""
         return {RATIOS_KEY: [*self.ratios], MEAN_KEY: [*self.mean], P90_KEY: [*self.p90]}

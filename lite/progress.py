@@ -17,7 +17,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+from lite import ranks
+
+console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not ranks.is_main())
 LINE_SECONDS = 15.0
 
 

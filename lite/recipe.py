@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
+from lite.endpoint import base_url
 from lite.errors import LiteError
 from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
@@ -55,35 +57,72 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Problems(Section):
-    """Where problems come from. The three sets never share a problem."""
+class Source(Section):
+    """One source of problems. In a recipe its name alone may stand for it."""
 
-    source: str = "quickstart"  # "quickstart", a JSONL file with question and answer, or "gym:<task>"
+    name: str  # "quickstart", "gym:<task>", a JSONL or Parquet file, or a Hub data set: owner/name[:config]:split
+    num: CountOrNone = 0  # at most so many of it, drawn by the seed; 0: all
+    question: str = ""  # the column of the question; empty: question, problem or query
+    answer: str = ""  # of the answer; empty: answer, or what the worked solution says
+    cot: str = ""  # of the worked solution; empty: cot, solution or response
+
+
+@dataclass(frozen=True)
+class Problems(Section):
+    """Where problems come from. The sets never share a question."""
+
+    source: tuple[Source, ...] = (Source("quickstart"),)  # one, or several joined
     num_train: Count = 2000  # for traces, labels and SFT
     num_rl: Count = 600  # for the probe and CHRPO
-    num_eval: Count = 500  # held out
+    num_eval: CountOrNone = 500  # held out of the source
+    eval: tuple[Source, ...] = ()  # more to evaluate on, each data set reported by itself
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(bool(self.source), "problems.source is empty; name at least one source")
+        _require(
+            self.num_eval > 0 or bool(self.eval),
+            "problems.num_eval = 0 and problems.eval is empty: nothing to evaluate on; set one of them",
+        )
 
 
 @dataclass(frozen=True)
 class Traces(Section):
-    """The base model samples its own chains of thought; only correct, closed ones go on."""
+    """Correct chains of thought: the base model samples its own, or the data set's worked solutions serve."""
 
+    method: Literal["sample", "gold"] = "sample"  # "gold" where the base is too weak to be right by itself
     num_samples: Count = 1  # per problem
     temperature: Positive = 0.7
     top_p: SomeShare = 0.95
     max_tokens: Count = 4096  # of a reply
-    batch_size: Count = 32
+    batch_size: Count = 32  # replies sampled together; with --endpoint: requests in flight
 
 
 @dataclass(frozen=True)
 class Annotate(Section):
     """KEEP labels for training the compressor."""
 
-    method: Literal["likelihood", "rules"] = "likelihood"
+    method: Literal["likelihood", "rules", "teacher"] = "likelihood"
     num_traces: Count = 1000  # how many traces are labelled
     max_drop: Positive = 0.1  # likelihood: units that cost less than this many nats may go
     num_rounds: Count = 3  # likelihood: rounds on words, each in smaller groups, before one on formulas
     batch_tokens: Count = 16384  # likelihood: tokens in one forward pass
+    endpoint: str = "http://127.0.0.1:8080/v1"  # teacher: an OpenAI-compatible API
+    teacher: str = ""  # teacher: its model's name there; "" takes the only one that is served
+    key_env: str = ""  # teacher: the environment variable that holds the API key; "" sends none
+    num_parallel: Count = 16  # teacher: requests in flight
+    max_tokens: Count = 4096  # teacher: of a reply, its own thinking included
+    price_in: NotNegative = 0.0  # teacher: per million prompt tokens, to show the cost
+    price_out: NotNegative = 0.0  # teacher: per million reply tokens
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        base_url(self.endpoint)
+        _require(
+            re.fullmatch(r"[A-Z_][A-Z0-9_]*|", self.key_env) is not None,  # what is no name may be a key
+            "annotate.key_env: must be the name of an environment variable in capitals, such as OPENAI_API_KEY;"
+            " the key itself never goes into a recipe",
+        )
 
 
 @dataclass(frozen=True)
@@ -106,7 +145,9 @@ class Compressor(Section):
 class Compress(Section):
     """Cutting every trace to the ratios of the grid."""
 
-    method: Literal["compressor", "random"] = "compressor"  # "random" drops units at random: the control
+    method: Literal["compressor", "random", "self-information", "rules"] = (
+        "compressor"  # the others: controls
+    )
     cohesion: Share = 0.5  # 0: words compete one by one; 1: words of a clause stay or go together
     batch_size: Count = 64
 
@@ -151,7 +192,7 @@ class Probe(Section):
 
     num_samples: Count = 4
     min_success: SomeShare = 0.75  # of samples, for a ratio to count as solved
-    temperature: Positive = 0.7
+    temperature: NotNegative = 0.7
     top_p: SomeShare = 0.9
     max_tokens: Count = 4096
     batch_size: Count = 64
@@ -169,6 +210,7 @@ class Chrpo(Section):
     )
     batch_size: Count = 32  # rollouts in one forward pass of the update
     learning_rate: Positive = 2e-5
+    warmup: NotAllShare = 0.1  # fraction of steps
     clip_low: NotNegative = 0.2
     clip_high: NotNegative = 0.28
     temperature: Positive = 0.7
@@ -285,6 +327,8 @@ class Recipe:
 def _convert(value: Any, kind: Any, where: str) -> Any:
     """Fit one YAML value to a field's type, or say what was expected."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Source and isinstance(value, str):
+        return Source(value)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise LiteError(f"{where} = {value!r}: expected a section of key: value lines")
@@ -294,6 +338,8 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             raise LiteError(f"{where} = {value!r}: must be one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
+        if arguments[0] is Source and isinstance(value, (str, Mapping)):
+            value = [value]
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise LiteError(f"{where} = {value!r}: expected a list, such as [a, b]")
         return tuple(_convert(item, arguments[0], where) for item in value)
@@ -312,6 +358,11 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
 def build(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     """Make a dataclass from a mapping. Raises LiteError for unknown keys (naming the nearest) and wrong types."""
     hints = typing.get_type_hints(cls)
+    missing = [
+        f.name for f in dataclasses.fields(cls) if f.default is f.default_factory and f.name not in values
+    ]
+    if missing:
+        raise LiteError(f"{where}: no {missing[0]}; a {cls.__name__.lower()} needs it")
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in hints:
@@ -359,6 +410,4 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The resolved recipe as YAML."""
-    plain = dataclasses.asdict(recipe)
-    plain["evaluate"]["modes"] = list(recipe.evaluate.modes)
-    return yaml.safe_dump(plain, sort_keys=False)
+    return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)

@@ -21,12 +21,16 @@ from lite.errors import LiteError
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question with its gold answer; `cot` is a worked solution where the source has one."""
+    """A question with its gold answer; `cot` is a worked solution where the source has one.
+
+    `data_set` names the evaluation set it is reported under; empty where there is one set only.
+    """
 
     id: str
     question: str
     answer: str
     cot: str = ""
+    data_set: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,9 @@ class TeacherRatio:
     answer: str
     ratio: float
     success: list[float] = field(default_factory=list)
-    full_tokens: float = 0.0  # mean think tokens at ratio 1.0, the base of realised ratios
+    full_tokens: float = (
+        0.0  # think tokens at ratio 1.0, the base of realised ratios: mean of sampled and greedy
+    )
 
 
 R = TypeVar("R")
@@ -145,8 +151,8 @@ def write_records(path: Path, records: Iterable[Any]) -> int:
     return count
 
 
-def parse_line(cls: type[R], line: str, where: str) -> R:
-    """Parse one JSONL line into `cls`; unknown keys are ignored, missing ones are a LiteError."""
+def parse_object(line: str, where: str) -> dict[str, Any]:
+    """Parse one JSONL line that must be an object."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as fault:
@@ -156,6 +162,12 @@ def parse_line(cls: type[R], line: str, where: str) -> R:
         ) from None
     if not isinstance(value, dict):
         raise LiteError(f"{where}: {line.strip()[:60]!r} is not an object; write one object per line")
+    return value
+
+
+def parse_line(cls: type[R], line: str, where: str) -> R:
+    """Parse one JSONL line into `cls`; unknown keys are ignored, missing ones are a LiteError."""
+    value = parse_object(line, where)
     known = {f.name: f for f in dataclasses.fields(cls)}
     missing = [
         name
@@ -167,17 +179,13 @@ def parse_line(cls: type[R], line: str, where: str) -> R:
     return cls(**{name: value[name] for name in known if name in value})
 
 
-def located_records(path: Path, cls: type[R]) -> Iterator[tuple[str, R]]:
-    """The records of a JSONL file of `cls`, each with its place ("<path>, line 3") for messages.
-
-    Raises LiteError with that place for a bad line.
-    """
+def located_lines(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines of a text file that are not blank, each with its place ("<path>, line 3") for messages."""
     try:
         with open(path, encoding="utf-8-sig") as handle:
             for number, line in enumerate(handle, start=1):
                 if line.strip():
-                    where = f"{path}, line {number}"
-                    yield where, parse_line(cls, line, where)
+                    yield f"{path}, line {number}", line
     except (FileNotFoundError, IsADirectoryError):
         raise LiteError(f"{path}: no such file; check the path") from None
     except UnicodeDecodeError:
@@ -186,7 +194,7 @@ def located_records(path: Path, cls: type[R]) -> Iterator[tuple[str, R]]:
 
 def read_records(path: Path, cls: type[R]) -> list[R]:
     """Read a JSONL file of `cls`. Raises LiteError with the line number for a bad line."""
-    return [record for _, record in located_records(path, cls)]
+    return [parse_line(cls, line, where) for where, line in located_lines(path)]
 
 
 class Journal:

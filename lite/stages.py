@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import shutil
 import sys
@@ -23,12 +24,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend
+from lite import backend, footprint, lengths, ranks, sources
 from lite import recipe as recipes
+from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
 from lite.progress import console
 from lite.recipe import Recipe
 from lite.records import atomic_write, write_json
+from lite.shape import PlainTokenizer, read_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,8 @@ STAGES = (
     Stage("evaluate", "lite.measure.evaluate", ("problems", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
+SHARED = ("sft", "chrpo")  # may run in several processes, under `accelerate launch`
+SERVED = ("traces", "annotate", "probe", "evaluate")  # may sample from an endpoint
 PACKAGES = (
     "unsloth",
     "torch",
@@ -115,8 +120,16 @@ def model_content(model: str) -> str | dict[str, str]:
     }
 
 
+def _cuda():
+    """torch.cuda where a stage has loaded torch and there is a GPU; else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_available() else None
+
+
 def reset_peak_memory() -> None:
     """Start a new measurement of peak memory (Linux; elsewhere the peak of the whole process stays)."""
+    if cuda := _cuda():
+        cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -134,6 +147,12 @@ def peak_memory_gb() -> float:
     )
 
 
+def peak_gpu_memory_gb() -> float:
+    """Peak of what torch took of the GPU since the last reset, in GB; 0 without one."""
+    cuda = _cuda()
+    return cuda.max_memory_reserved() / 1e9 if cuda else 0.0
+
+
 def _num_bytes(path: Path) -> int:
     """Size of a file; -1 where there is none."""
     return path.stat().st_size if path.is_file() else -1
@@ -145,6 +164,13 @@ class Run:
 
     recipe: Recipe
     folder: Path
+    endpoint: str = ""  # the API that samples for a stage instead of a model loaded here; decides no result
+
+    def server(self, num_parallel: int) -> Endpoint | None:
+        """The run's endpoint, if it has one, with so many requests in flight."""
+        return (
+            Endpoint(self.endpoint, key=optional_key(), num_parallel=num_parallel) if self.endpoint else None
+        )
 
     def path(self, stage_name: str, *parts: str) -> Path:
         """A path in a stage's folder."""
@@ -162,9 +188,10 @@ class Run:
             what["model"] = model_content(self.recipe.model)
         if name == "export":
             what["name"] = self.recipe.name  # the GGUFs carry it
-        source = Path(self.recipe.problems.source)
-        if name == "problems" and source.is_file():
-            what["source"] = sha256(source)
+        if name == "problems":
+            named = [*self.recipe.problems.source, *self.recipe.problems.eval]
+            files = [sources.local_file(source.name) for source in named]
+            what["files"] = [sha256(file) if file else None for file in files]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     def manifest(self, name: str) -> dict[str, Any] | None:
@@ -190,6 +217,15 @@ class Run:
         middle = "" if which == "policy" else f"-{which}"
         return self.path("export", f"{self.recipe.name}{middle}-{self.recipe.export.quant}.gguf")
 
+    def expected(self, name: str) -> dict[str, float] | None:
+        """What a stage should take by lite/footprint.py; None where the model's small files are not here."""
+        with contextlib.suppress(LiteError, ImportError):
+            shape, tokenizer = read_shape(self.recipe.model), PlainTokenizer(self.recipe.model)
+            known = lengths.of_run(self.recipe, self.folder, tokenizer) or lengths.at_most(self.recipe)
+            planner = footprint.Planner(self.recipe, shape, known, footprint.this_machine())
+            return planner.all()[name].shown()
+        return None
+
     def run_stage(self, name: str) -> None:
         """Run one stage and write its manifest. Raises LiteError where an input is not there."""
         this = stage(name)
@@ -198,7 +234,22 @@ class Run:
                 raise LiteError(
                     f"stage {name} reads {read}, which is not done in {self.folder}; run it first"
                 )
-        folder, fingerprint = self.path(name), self.fingerprint(name)
+        fingerprint = self.fingerprint(name)
+        if ranks.is_main():
+            self._begin_stage(name, fingerprint)
+        ranks.wait()
+        try:
+            self._finish_stage(this, fingerprint)
+        except LiteError:
+            if ranks.is_main():
+                self._put_back(name)
+            raise
+        if ranks.is_main():
+            shutil.rmtree(self._before(name), ignore_errors=True)
+
+    def _begin_stage(self, name: str, fingerprint: str) -> None:
+        """Make a stage's folder ready: what another recipe left is set aside, what a kill tore is removed."""
+        folder = self.path(name)
         if folder.exists() and not self._was_begun(name):
             folder.rename(self._before(name))  # another recipe's: kept until this one is done
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,12 +258,6 @@ class Run:
             shutil.rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
         with atomic_write(folder / "fingerprint") as handle:
             handle.write(fingerprint)
-        try:
-            self._finish_stage(this, fingerprint)
-        except LiteError:
-            self._put_back(name)
-            raise
-        shutil.rmtree(self._before(name), ignore_errors=True)
 
     def _before(self, name: str) -> Path:
         """Where another recipe's folder of a stage is kept while this recipe's is being made."""
@@ -240,10 +285,12 @@ class Run:
 
     def _finish_stage(self, this: Stage, fingerprint: str) -> None:
         """Do the work of a stage in its folder, then write its manifest."""
-        folder = self.path(this.name)
+        folder, expected = self.path(this.name), self.expected(this.name)
         reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
+        if not ranks.is_main():
+            return
         files = [
             path
             for path in sorted(folder.rglob("*"))
@@ -257,11 +304,14 @@ class Run:
                 "measured": measured,
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gb": round(peak_memory_gb(), 3),
+                "peak_gpu_memory_gb": round(peak_gpu_memory_gb(), 3),
+                "expected": expected,
                 "inputs": {read: self.fingerprint(read) for read in this.reads},
                 "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},
                 "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
                 "versions": versions(),
                 "seed": self.recipe.seed,
+                "endpoint": self.endpoint or None,
                 "recipe": dataclasses.asdict(self.recipe),
             },
         )
@@ -284,12 +334,43 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None) -> Run:
-    """Run the stages of a recipe that are not done: all, only one, or all up to one."""
+def _check_reporters(recipe: Recipe) -> None:
+    """Raise LiteError where a trainer is to report to a package that is not here: now, not after hours."""
+    for name in ("sft", "chrpo"):
+        package = getattr(recipe, name).report_to
+        if package != "none" and not importlib.util.find_spec(package):
+            raise LiteError(
+                f"{name}.report_to = {package}: the package is not installed; `uv pip install {package}`, or none"
+            )
+
+
+def train(
+    recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None, endpoint: str = ""
+) -> Run:
+    """Run the stages of a recipe that are not done: all, only one, or all up to one.
+
+    `endpoint` is the API of a server that serves what the stage `only` samples from.
+    """
     for name in (only, until):
         if name is not None:
             stage(name)
-    run = Run(recipe, folder)
+    _check_reporters(recipe)
+    if endpoint and only not in SERVED:
+        raise LiteError(
+            f"--endpoint {endpoint}: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"
+        )
+    if ranks.num() > 1 and only not in SHARED:
+        raise LiteError(
+            f"{ranks.num()} processes share one stage; add --stage with one of {', '.join(SHARED)}, and run the"
+            " others without a launcher"
+        )
+    run = Run(recipe, folder, base_url(endpoint) if endpoint else "")
+    if not ranks.is_main():
+        ranks.wait()  # the main process has the folder to itself until it is ready
+        assert only is not None
+        if not run.is_done(only):
+            run.run_stage(only)
+        return run
     with _alone_in(folder):
         for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
             torn.unlink()
@@ -298,6 +379,7 @@ def train(recipe: Recipe, folder: Path, only: str | None = None, until: str | No
         wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
         for name in NAMES:
             run.mend_stage(name)
+        ranks.wait()
         for name in wanted:
             place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
             if run.is_done(name):

@@ -25,10 +25,14 @@ CONTROL_TOKENS = (*RATIO_TOKENS, POLICY_TOKEN)
 CONTROL_WORDS = (" once", " less", " more", " slowly", " carefully", " think")
 MODES = (*map(str, RATIOS), POLICY)
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+EFFORTS = {"low": MODES[0], "medium": MODES[2], "high": MODES[4]}  # what reasoning efforts mean
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
 _SENTINEL = "@@question@@"
 _REPLY_START = re.compile(r"\s*(?:<COMP_(20|40|60|80|100|POLICY|AUTO)>)?\s*")
+_OPENED_THINK = re.compile(
+    re.escape(THINK_OPEN) + r"(?:\\n|\n)*(?=['\"]\s*-?\}\}\s*\{%-?\s*end(?:if|for)\s*-?%\}\s*\Z)"
+)
 _CONTROL = re.compile(r"<COMP_(?:20|40|60|80|100|POLICY|AUTO)>")
 
 
@@ -74,16 +78,18 @@ class Reply:
 def parse_reply(text: str) -> Reply:
     """Split a reply (decoded with special tokens shown) into ratio token, think span and visible answer.
 
-    An unclosed think span is all think, no answer. A reply without a think span is all answer.
+    An unclosed think span is all think, no answer. A reply without a think span is all answer; one that closes
+    a span without opening it came from a model whose habit is that its prompt opens it.
     """
     start = _REPLY_START.match(text)
     assert start is not None
     name = start.group(1)
     ratio = int(name) / 100 if name and name.isdigit() else None
     body = text[start.end() :]
-    if not body.startswith(THINK_OPEN):
+    opened = body.startswith(THINK_OPEN) or (THINK_CLOSE in body and THINK_OPEN not in body)
+    if not opened:
         return Reply(ratio, "", body.strip(), has_think=False, closed=False)
-    body = body[len(THINK_OPEN) :]
+    body = body.removeprefix(THINK_OPEN)
     think, close, visible = body.partition(THINK_CLOSE)
     return Reply(ratio, think.strip(), visible.strip(), has_think=True, closed=bool(close))
 
@@ -100,6 +106,14 @@ def split_template(render: Callable[[str], str]) -> tuple[str, str]:
     return head, tail
 
 
+def without_opened_think(template: str) -> str:
+    """A chat template whose generation prompt does not open the think span: the reply does, after its ratio token.
+
+    Templates of models that always think (DeepSeek-R1's, Qwen3-Thinking's) write `<think>` there.
+    """
+    return _OPENED_THINK.sub("", template)
+
+
 def strip_control(text: str) -> str:
     """Remove control tokens from a text, for display."""
     return _CONTROL.sub("", text)
@@ -108,13 +122,19 @@ def strip_control(text: str) -> str:
 def encode_prompt(tokenizer, question: str, mode: str) -> list[int]:
     """Token ids of the prompt for a Hugging Face tokenizer, up to where the assistant begins.
 
-    Built from parts: the template's own with special tokens on, the user's text with them off.
+    Built from parts: the template's own with special tokens on, the user's text with them off. Raises LiteError
+    for a tokenizer without a chat template.
     """
 
     def render(content: str) -> str:
-        return tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        try:
+            return tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            )
+        except ValueError as fault:  # there is none
+            raise LiteError(
+                f"{tokenizer.name_or_path}: no chat template in its tokenizer ({str(fault)[:60]}); give a chat model"
+            ) from None
 
     head, tail = split_template(render)
     text = user_text(question)

@@ -1,10 +1,13 @@
-"""What all tests share: the console entry, called in this process."""
+"""What tests share: the console entry, called in this process; traces and tiny models of several rooms."""
 
 from __future__ import annotations
 
 import pytest
+from tiny_tokenizer import tiny_tokenizer
 
-from lite import cli
+from lite import backend, cli
+from lite.quickstart import world
+from lite.records import Trace
 
 
 @pytest.fixture
@@ -19,3 +22,44 @@ def lite(capsys, monkeypatch, tmp_path):
         return end.value.code or 0, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def traces() -> list[Trace]:
+    """Twelve worked solutions of the quickstart's world."""
+    return [
+        Trace(f"{p.id}/0", p.question, p.answer, p.cot, f"The answer is \\boxed{{{p.answer}}}.")
+        for p in world.problems(12, seed=7)
+    ]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(traces):
+    """400 tokens learnt from the traces."""
+    backend.prepare()  # Unsloth comes before transformers
+    return tiny_tokenizer((trace.think for trace in traces), 400, control=False)
+
+
+@pytest.fixture(scope="session")
+def reasoner(tokenizer):
+    """A causal language model of two layers with random weights."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    shape = Qwen3Config(
+        vocab_size=len(tokenizer) + 16,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=1024,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(shape).eval()

@@ -118,7 +118,9 @@ def loaded_by(*arguments: str, cwd: Path) -> tuple[int, set[str]]:
         "atexit.register(lambda: sys.stderr.write('\\nMODULES ' + ' '.join(sys.modules)));"
         "cli.main(sys.argv[1:])"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=cwd)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], input="1+1?\n", capture_output=True, text=True, cwd=cwd
+    )
     assert "MODULES " in done.stderr, done.stderr
     return done.returncode, set(done.stderr.rpartition("MODULES ")[2].split())
 
@@ -158,15 +160,18 @@ def test_the_laptop_verbs_load_no_torch(tmp_path):
     replies = [json.loads(line) for line in (tmp_path / "report" / "replies-1.0.jsonl").open()]
     assert [reply["stop"] for reply in replies] == ["eos"]
     assert {"lite.grading", "lite.measure.report", "matplotlib"} <= modules
-    code, modules = loaded_by("ask", "tiny.gguf", "1+1?", "--max-tokens", "8", cwd=tmp_path)
-    assert code == 0 and not modules & set(HEAVY)
+    for verb in (("ask", "tiny.gguf", "1+1?"), ("chat", "tiny.gguf"), ("bench", "tiny.gguf", "--num", "1")):
+        code, modules = loaded_by(*verb, "--max-tokens", "8", cwd=tmp_path)
+        assert code == 0 and not modules & set(HEAVY)
     code, modules = loaded_by("verify", "tiny.gguf", cwd=tmp_path)
     assert code == 0 and not modules & {*HEAVY, "gguf"}
     graded = "import sys; from lite.grading import same; print(same('x/2', '0.5x'), 'torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", graded], text=True) == "True False\n"
 
 
-@pytest.mark.parametrize("arguments", [("problems", "quickstart", "--num", "1"), ("recipes", "ls")])
+@pytest.mark.parametrize(
+    "arguments", [("problems", "quickstart", "--num", "1"), ("recipes", "ls"), ("plan", "quickstart")]
+)
 def test_small_verbs_load_no_torch(tmp_path, arguments):
     code, modules = loaded_by(*arguments, cwd=tmp_path)
     assert code == 0 and not modules & set(HEAVY)

@@ -10,21 +10,33 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from tiny_gguf import write_tiny_gguf
 
 from lite import cli, stages
 from lite.cli import training
 from lite.cli.app import mode_of
+from lite.infer.screen import printable
+from lite.tokens import MODES
 
 VERBS = (
     *training.STAGE_VERBS,
-    *("train", "problems", "quickstart", "ask", "eval", "export", "verify", "doctor", "recipes"),
+    *("train", "plan", "problems", "compress", "fidelity", "quickstart", "recipes", "doctor"),
+    *("ask", "chat", "eval", "bench", "serve", "export", "verify"),
 )
 
 
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Tests may share their cores with others; llama.cpp's threads wait for each other at every step."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+
+
 def test_the_stage_verbs_are_the_stages():
-    assert [*training.STAGE_VERBS] == [name for name in stages.NAMES if name not in ("problems", "export")]
+    assert [*training.STAGE_VERBS] == [
+        name for name in stages.NAMES if name not in ("problems", "compress", "export")
+    ]
 
 
 def test_help_names_every_verb(lite):
@@ -39,9 +51,12 @@ def test_help_names_every_verb(lite):
     "verb, expected",
     [
         ("train", ["RECIPE", "--stage NAME", "--until NAME", "--set KEY=VALUE", "--out DIR", "Repeatable"]),
+        ("plan", ["RECIPE", "--card", "24gb, 16gb, 12gb, 8gb or cpu", "--set KEY=VALUE", "--out DIR"]),
         ("traces", ["RECIPE", "--set KEY=VALUE", "--out DIR"]),
         ("quickstart", ["--set KEY=VALUE", "--out DIR"]),
-        ("problems", ["SOURCE", "quickstart, gym:<task>", "--num", "--seed"]),
+        ("problems", ["SOURCE", "quickstart, gym:<task>", "Hub", "--num", "--seed"]),
+        ("compress", ["FILE.jsonl", "--model DIR", "--ratio", "--tokenizer MODEL", "--stage compress"]),
+        ("fidelity", ["--model MODEL", "--compressor DIR", "--problems SOURCE", "--out DIR", "--ratio"]),
         (
             "ask",
             [
@@ -49,15 +64,23 @@ def test_help_names_every_verb(lite):
                 "QUESTION",
                 "stdin",
                 "--ratio",
+                "--effort",
+                "low (0.2), medium (0.6), high (1.0)",
+                "--budget N",
+                "--escalate",
+                "--no-think",
                 "--max-tokens",
                 "--json",
                 "--hide-thinking",
                 "base: for a GGUF without a dial",
             ],
         ),
+        ("chat", ["MODEL.gguf", "--ratio", "--budget N", "--show-thinking", "/ratio 0.4"]),
+        ("bench", ["MODEL.gguf", "--num", "--max-tokens"]),
         (
             "eval",
             [
+                "--budget N",
                 "MODEL.gguf",
                 "--problems FILE.jsonl",
                 "--ratios",
@@ -65,6 +88,13 @@ def test_help_names_every_verb(lite):
                 "--out DIR",
                 "--num",
                 "--seed",
+            ],
+        ),
+        (
+            "serve",
+            [
+                *("MODEL.gguf", "--host", "--port", "--api-key-env NAME", "LITE_API_KEY", "--max-tokens"),
+                *("--batch", "--queue", "gets 429", "--threads"),
             ],
         ),
         ("export", ["RUN|FOLDER", "--out DIR", "--quant", "q4_k_m", "--adapter DIR", "--llama-cpp DIR"]),
@@ -126,7 +156,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("train", "list.yaml"), "list.yaml: expected key: value lines, got list"),
         (("train", "few.yaml"), "asks for 12 problems (num_eval 4 + num_rl 4 + num_train 4), 1 different"),
         (("train", "none.yaml"), "empty.jsonl: no problems in it"),
-        (("problems", "nix.jsonl"), "no such file; give a JSONL file, 'quickstart' or 'gym:<task>'"),
+        (("problems", "nix.jsonl"), "no such file; give a JSONL or Parquet file, a Hub data set"),
         (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
         (("problems", "bad.jsonl"), "bad.jsonl, line 2: '5' is not an object"),
         (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
@@ -140,6 +170,16 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("ask", "no.gguf", "1+1?", "--ratio", "nan"), "ratio nan: must lie in (0, 1]"),
         (("ask", "no.gguf", "1+1?", "--ratio", "half"), "ratio 'half': not a number"),
         (("ask", "no.gguf", "  "), "the question is empty"),
+        (
+            ("ask", "no.gguf", "1+1?", "--ratio", "0.2", "--effort", "low"),
+            "--ratio 0.2 and --effort low both set the ratio; give one of them",
+        ),
+        (("ask", "no.gguf", "1+1?", "--effort", "max"), "effort 'max': use one of low, medium, high"),
+        (("ask", "no.gguf", "1+1?", "--budget", "9", "--no-think"), "--budget 9 and --no-think contradict"),
+        (("ask", "no.gguf", "1+1?", "--escalate", "--ratio", "1"), "--escalate chooses the ratio itself"),
+        (("chat", "no.gguf", "--ratio", "2"), "ratio 2: must lie in (0, 1]"),
+        (("chat", "no.gguf"), "no.gguf: not a GGUF"),
+        (("bench", "nix.gguf"), "nix.gguf: no such file"),
         (("ask", "nix.gguf", "1+1?"), "nix.gguf"),
         (("ask", "no.gguf", "1+1?"), "no.gguf"),
         (("ask", ".", "1+1?"), "."),
@@ -150,6 +190,12 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
             "ratio 2: must lie in",
         ),
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
+        (("compress", "nix.jsonl", "--model", "folder"), "nix.jsonl: no such file"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", "0"), "ratio 0: must lie in (0, 1]"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", ","), "--ratio is empty"),
+        (("serve", "no.gguf", "--port", "0"), "no.gguf"),
+        (("serve", "nix.gguf", "--port", "0"), "nix.gguf"),
         (("export", "nix", "--out", "x"), "'nix': no such folder"),
         (("export", "folder", "--out", "x"), "model folder: the folder has no config.json"),
         (("export", "folder", "--out", "x.gguf"), "x.gguf: give a folder to --out"),
@@ -229,7 +275,7 @@ def test_problems_prints_jsonl(lite):
     code, out, _ = lite("problems", "quickstart", "--num", "7", "--seed", "99")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(rows) == 7
-    assert all([*row] == ["id", "question", "answer", "cot"] for row in rows)
+    assert all([*row] == ["id", "question", "answer", "cot", "data_set"] for row in rows)
     assert rows[0]["id"] == "quickstart-99-0"
 
 
@@ -261,7 +307,7 @@ def trained(monkeypatch):
     """Catch what `lite train` would run."""
     calls = []
 
-    def train(recipe, folder, only=None, until=None):
+    def train(recipe, folder, only=None, until=None, endpoint=""):
         calls.append((recipe, str(folder), only, until))
 
     monkeypatch.setattr(stages, "train", train)
@@ -276,7 +322,7 @@ def trained(monkeypatch):
         (("train", "quickstart.yaml", "--out", "here", "--until", "sft"), "here", None, "sft"),
         (("train", "quickstart", "--stage", "sft"), "runs/quickstart", "sft", None),
         (("chrpo", "quickstart", "--out", "here"), "here", "chrpo", None),
-        (("compress", "quickstart"), "runs/quickstart", "compress", None),
+        (("train", "quickstart", "--stage", "compress"), "runs/quickstart", "compress", None),
     ],
 )
 def test_train(lite, trained, arguments, folder, only, until):
@@ -339,9 +385,30 @@ def test_ask(lite, gguf):
     code, out, _ = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8", "--json")
     answer = json.loads(out)
     assert code == 0 and answer["mode"] == "0.2" and 0 < answer["total_tokens"] <= 8
+    assert answer["stop"] == "length" and answer["prompt_tokens"] > 20 and answer["tokens_per_second"] > 0
     code, out, err = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8")
-    assert code == 0 and out.strip() == answer["visible"].strip()
-    assert f"{answer['total_tokens']} in all" in err
+    assert code == 0 and out.strip("\n�") == printable(answer["visible"]).strip("�")
+    assert f"{answer['total_tokens']} in all" in err and "ended by the token limit" in err
+
+
+def test_ask_under_an_effort_or_a_budget(lite, gguf):
+    _, out, _ = lite("ask", gguf, "1+1?", "--effort", "medium", "--max-tokens", "8", "--json")
+    assert json.loads(out)["mode"] == "0.6"
+    _, out, _ = lite("ask", gguf, "1+1?", "--budget", "9", "--max-tokens", "200", "--json")
+    answer = json.loads(out)
+    assert (answer["mode"], answer["budget"]) == ("policy", 9) and answer["think_tokens"] <= 9
+    code, _, err = lite("ask", gguf, "1+1?", "--budget", "9", "--max-tokens", "20")
+    assert code == 2 and "no room for a budget and an answer" in err
+    _, out, _ = lite("ask", gguf, "1+1?", "--no-think", "--max-tokens", "8", "--json")
+    assert json.loads(out)["closed"] and not json.loads(out)["think"]
+
+
+def test_ask_escalating(lite, gguf):
+    code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8", "--json")
+    tried = json.loads(out)["tried"]
+    assert code == 0 and [each["mode"] for each in tried] == [*np.repeat(MODES[:4], 2), "1.0"]
+    code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8")
+    assert code == 0 and len(err.splitlines()) == 5 and out.strip()
 
 
 def test_verify(lite, gguf):
@@ -355,6 +422,40 @@ def test_ask_reads_stdin(lite, gguf, monkeypatch):
     _, given, _ = lite("ask", gguf, "1+1?", "--max-tokens", "8")
     monkeypatch.setattr("sys.stdin", io.StringIO("1+1?\n"))
     assert lite("ask", gguf, "--max-tokens", "8")[:2] == (0, given)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    code, _, err = lite("ask", gguf)
+    assert code == 2 and "stdin is not UTF-8 text" in err
+
+
+def test_chat(lite, gguf, monkeypatch):
+    lines = "/help\n\nhello\n/ratio 0.4\n/ratio 7\n/budget 30\n/budget x\n/budget off\n/nix\n/new\nhi\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    code, out, err = lite("chat", gguf, "--max-tokens", "8")
+    assert code == 0 and len(out.splitlines()) >= 2 and "> " not in out
+    told = [line for line in err.splitlines() if not line.startswith("/")]
+    assert [line.partition(":")[0] for line in told] == [
+        *(
+            "[policy",
+            "ratio 0.4",
+            "error",
+            "ratio policy, budget 30",
+            "error",
+            "ratio policy",
+            "error",
+            "[policy",
+        )
+    ]
+    assert (
+        "ratio 7: must lie in" in err and "/nix: no such command" in err and "/budget x: give a number" in err
+    )
+
+
+def test_bench(lite, gguf):
+    code, out, _ = lite("bench", gguf, "--num", "2", "--max-tokens", "8")
+    header, *rows = out.splitlines()
+    assert code == 0 and "tokens/s" in header and "seconds/answer" in header
+    assert [row.split()[0] for row in rows] == [*MODES]
+    assert all(float(number) >= 0 for row in rows for number in row.split()[1:])
 
 
 def test_eval(lite, gguf, tmp_path):

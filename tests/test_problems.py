@@ -10,8 +10,8 @@ import pytest
 
 from lite import problems
 from lite.errors import LiteError
-from lite.problems import load, read_file, split
-from lite.recipe import Problems, Recipe
+from lite.problems import load, pool, split, titles
+from lite.recipe import Problems, Recipe, Source, parse
 from lite.records import Problem, read_records
 from lite.stages import Run
 
@@ -101,7 +101,7 @@ def test_blank_lines_count(tmp_path):
     path = tmp_path / "problems.jsonl"
     path.write_text('\n\n{"question": "q"}\n')
     with pytest.raises(LiteError, match="line 3: no answer"):
-        read_file(path)
+        load(str(path))
 
 
 def test_too_few(write):
@@ -111,13 +111,15 @@ def test_too_few(write):
     with pytest.raises(
         LiteError, match=r"asks for 6 problems \(num_eval 1 \+ num_rl 2 \+ num_train 3\), 5 different"
     ):
-        split(path, {"eval": 1, "rl": 2, "train": 3}, 0)
+        cut(path, {"eval": 1, "rl": 2, "train": 3}, 0)
 
 
-@pytest.mark.parametrize("source", ["nix.jsonl", "quickstrat", ".", ""])
+@pytest.mark.parametrize(
+    "source", ["nix.jsonl", "quickstrat", ".", "", "some/nix.jsonl", "/nix/nix:train", "a/b"]
+)
 def test_no_such_source(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LiteError, match="no such file; give a JSONL file, 'quickstart' or 'gym:<task>'"):
+    with pytest.raises(LiteError, match="no such file; give a JSONL or Parquet file, a Hub data set"):
         load(source, 1)
 
 
@@ -134,25 +136,29 @@ def test_quickstart_is_the_world():
     assert made == load("quickstart", 12, 99)
 
 
+def cut(source, sizes, seed):
+    return split((Source(source),), sizes, seed, set())
+
+
 def questions(sets):
     return [problem.question for made in sets.values() for problem in made]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_quickstart_sets_share_nothing(seed):
-    sets = split("quickstart", {"eval": 500, "rl": 300, "train": 900}, seed)
+    sets = cut("quickstart", {"eval": 500, "rl": 300, "train": 900}, seed)
     assert {name: len(made) for name, made in sets.items()} == {"eval": 500, "rl": 300, "train": 900}
     assert len(set(questions(sets))) == 1700
-    assert sets == split("quickstart", {"eval": 500, "rl": 300, "train": 900}, seed)
-    assert sets["eval"] != split("quickstart", {"eval": 500}, seed + 1)["eval"]
+    assert sets == cut("quickstart", {"eval": 500, "rl": 300, "train": 900}, seed)
+    assert sets["eval"] != cut("quickstart", {"eval": 500}, seed + 1)["eval"]
 
 
 def test_file_sets_share_nothing(write):
     path = write(*({"question": f"{n}?", "answer": n} for n in range(30)))
-    sets = split(path, {"eval": 5, "rl": 5, "train": 10}, 0)
+    sets = cut(path, {"eval": 5, "rl": 5, "train": 10}, 0)
     assert [len(made) for made in sets.values()] == [5, 5, 10] and len(set(questions(sets))) == 20
     assert (
-        split(path, {"eval": 5, "rl": 5, "train": 20}, 0)["eval"] == sets["eval"]
+        cut(path, {"eval": 5, "rl": 5, "train": 20}, 0)["eval"] == sets["eval"]
     )  # more training, the same test
 
 
@@ -181,7 +187,152 @@ def test_stage(tmp_path):
         assert len(read_records(run.path("problems", f"{name}.jsonl"), Problem)) == num
 
 
-def test_read_file_wants_text(tmp_path):
+def test_a_file_is_text(tmp_path):
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(LiteError, match="not UTF-8"):
-        read_file(tmp_path / "binary.jsonl")
+        load(str(tmp_path / "binary.jsonl"))
+
+
+METAMATH = {
+    "query": "How much?",
+    "response": "He has 5+6=11 left.\n#### 11\nThe answer is: 11",
+    "original_question": "What?",
+    "type": "GSM_Rephrased",
+}
+
+
+def test_metamath(write):
+    (problem,) = load(write(METAMATH))
+    assert (problem.question, problem.answer, problem.cot) == ("How much?", "11", "He has 5+6=11 left.")
+    plain = {"query": "x?", "response": "So $x=\\boxed{3}$.\nThe answer is: 3"}
+    assert load(write(plain))[0].cot == "So $x=\\boxed{3}$."
+
+
+def test_columns_by_name(write):
+    path = write({"q": "1+1?", "gold": 2, "question": "not this", "work": "1+1=2"})
+    assert pool(Source(path, question="q", answer="gold", cot="work"), 0)[0].cot == "1+1=2"
+    assert pool(Source(path, question="q", answer="gold"), 0)[0].question == "1+1?"
+    with pytest.raises(
+        LiteError, match="line 1: no column 'nix', which the recipe names for answer; there are q, gold"
+    ):
+        pool(Source(path, question="q", answer="nix"), 0)
+
+
+def test_parquet(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    parquet.write_table(
+        pyarrow.Table.from_pylist([METAMATH, METAMATH | {"query": "And?"}]), tmp_path / "p.parquet"
+    )
+    assert [problem.question for problem in load(str(tmp_path / "p.parquet"))] == ["How much?", "And?"]
+    (tmp_path / "bad.parquet").write_text("no")
+    with pytest.raises(LiteError, match="bad.parquet: not a Parquet file"):
+        load(str(tmp_path / "bad.parquet"))
+
+
+def fake_hub(monkeypatch, answer):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(*arguments, **keywords):
+        asked.append((*arguments, keywords))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"{n}?", "answer": f"#### {n}"} for n in range(5)] + [{"question": "no answer"}]
+    asked = fake_hub(monkeypatch, rows)
+    assert len(load("openai/gsm8k:main:test")) == 5  # a bad row of the Hub is left out
+    assert len(load("a/b:test", 3)) == 3
+    assert asked == [("openai/gsm8k", "main", {"split": "test"}), ("a/b", None, {"split": "test"})]
+    fake_hub(monkeypatch, [{"text": "nothing of ours"}])
+    with pytest.raises(LiteError, match="a/b:test, row 0: no question; .* name its columns"):
+        load("a/b:test")
+
+
+@pytest.mark.parametrize(
+    "fault, message",
+    [
+        (
+            ConnectionError("Couldn't reach"),
+            "cannot be reached; put the split's file at data/openai/gsm8k/main/test.jsonl or ",
+        ),
+        (
+            ValueError("Unknown split\n'test'"),
+            r"does not give it \(Unknown split 'test'\); check owner/name, config and split",
+        ),
+        (FileNotFoundError("no data set"), r"does not give it \(no data set\)"),
+    ],
+)
+def test_hub_faults(monkeypatch, tmp_path, fault, message):
+    monkeypatch.chdir(tmp_path)
+    fake_hub(monkeypatch, fault)
+    with pytest.raises(LiteError, match=f"source openai/gsm8k:main:test: the Hub {message}"):
+        load("openai/gsm8k:main:test")
+
+
+def test_a_file_serves_for_the_hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for place in ("data/openai/gsm8k/main/test.jsonl", "data/a/b-1.5/train.jsonl"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text(json.dumps({"question": place, "answer": "1"}) + "\n")
+    fake_hub(monkeypatch, AssertionError("the Hub was asked"))
+    assert load("openai/gsm8k:main:test")[0].question == "data/openai/gsm8k/main/test.jsonl"
+    assert load("a/b-1.5:train")[0].question == "data/a/b-1.5/train.jsonl"
+    run = Run(Recipe(problems=Problems(source=(Source("openai/gsm8k:main:test"),))), tmp_path / "run")
+    before = run.fingerprint("problems")
+    (tmp_path / "data/openai/gsm8k/main/test.jsonl").write_text("")
+    assert run.fingerprint("problems") != before
+
+
+def test_titles():
+    names = [
+        "openai/gsm8k:main:test",
+        "HuggingFaceH4/MATH-500:test",
+        "some/mine.jsonl",
+        "gym:gsm_symbolic",
+        "quickstart",
+    ]
+    assert titles([Source(n) for n in names]) == [
+        "gsm8k",
+        "MATH-500",
+        "mine",
+        "gym:gsm_symbolic",
+        "quickstart",
+    ]
+    assert titles([Source("a/x:t"), Source("b/x:t")]) == ["a/x:t", "b/x:t"]
+
+
+def test_joined_sources(tmp_path):
+    def write(name, *questions):
+        rows = [{"id": n, "question": q, "answer": 1} for n, q in enumerate(questions)]
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    one, two = (
+        write("one.jsonl", *(f"a{n}" for n in range(6))),
+        write("two.jsonl", "a0", *(f"b{n}" for n in range(9))),
+    )
+    three = write("three.jsonl", "b0", "B0", "c0", "c1")
+    text = (
+        f"problems: {{source: [{one}, {{name: {two}, num: 8}}, {{name: quickstart, num: 5}}],"
+        f" eval: [{three}, {{name: gym:gsm_symbolic, num: 2}}], num_train: 9, num_rl: 3, num_eval: 2}}"
+    )
+    run = Run(parse(text), tmp_path / "run")
+    assert problems.run(run) == {"num_eval": 7, "num_rl": 3, "num_train": 9}
+    sets = {n: read_records(run.path("problems", f"{n}.jsonl"), Problem) for n in ("eval", "rl", "train")}
+    asked = [problem.question.casefold() for made in sets.values() for problem in made]
+    assert len(set(asked)) == len(asked) == 19 and asked.count("b0") == 1
+    ids = [problem.id for made in sets.values() for problem in made]
+    assert len(set(ids)) == 19
+    assert [p.data_set for p in sets["eval"]] == ["three"] * 3 + ["gym:gsm_symbolic"] * 2 + ["held-out"] * 2
+    assert {p.id.split("/")[0] for p in sets["train"]} == {"one", "two", "quickstart"}
+    with pytest.raises(LiteError, match="source quickstart makes as many problems as asked; give its num"):
+        problems.run(Run(parse(f"problems: {{source: [{one}, quickstart]}}"), tmp_path / "run"))

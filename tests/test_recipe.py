@@ -18,7 +18,10 @@ def test_the_empty_recipe_is_the_default():
 
 
 def test_resolved_recipe_round_trips():
-    resolved = parse("name: x\nseed: 3\nevaluate:\n  modes: [base, '0.2', 1.0]", ["sft.learning_rate=2e-5"])
+    resolved = parse(
+        "name: x\nseed: 3\nevaluate:\n  modes: [base, '0.2', 1.0]\nproblems: {eval: [a, {name: b, num: 3}]}",
+        ["sft.learning_rate=2e-5"],
+    )
     assert parse(recipe.dump(resolved)) == resolved
     assert resolved.evaluate.modes == ("base", "0.2", "1.0")
 
@@ -33,7 +36,13 @@ def test_resolved_recipe_round_trips():
         ("sft.learning_rate=1", lambda r: r.sft.learning_rate, 1.0),
         ("chrpo.use_ctrl=false", lambda r: r.chrpo.use_ctrl, False),
         ("evaluate.modes=[base, policy]", lambda r: r.evaluate.modes, ("base", "policy")),
-        ("problems.source=data/a=b.jsonl", lambda r: r.problems.source, "data/a=b.jsonl"),
+        ("problems.source=data/a=b.jsonl", lambda r: r.problems.source, (recipe.Source("data/a=b.jsonl"),)),
+        (
+            "problems.eval=[a, {name: b, num: 2}]",
+            lambda r: r.problems.eval,
+            (recipe.Source("a"), recipe.Source("b", 2)),
+        ),
+        ("problems.source={name: a, cot: c}", lambda r: r.problems.source, (recipe.Source("a", cot="c"),)),
     ],
 )
 def test_set(override, read, value):
@@ -72,8 +81,26 @@ def test_the_last_override_wins():
         (f"sft:\n  epochs: {10**400}", "sft.epochs = 1000"),
         ("sft:\n  learning_rate: fast", "sft.learning_rate = 'fast': expected float, got str"),
         ("sft:\n  learning_rate: .nan", "sft.learning_rate = nan: must be a finite number"),
+        ("problems:\n  source: []", "problems.source is empty; name at least one source"),
+        ("problems:\n  source: [5]", "problems.source = 5: expected a section of key: value lines"),
+        ("problems:\n  source: {num: 5}", "problems.source: no name; a source needs it"),
+        (
+            "problems:\n  source: {name: a, columns: b}",
+            "unknown recipe key problems.source.columns; did you mean",
+        ),
+        ("problems:\n  source: {name: a, num: -1}", "source.num = -1: must be 0 or more"),
+        ("problems:\n  num_eval: 0", "problems.num_eval = 0 and problems.eval is empty"),
         ("sft: 5", "sft = 5: expected a section of key: value lines"),
-        ("annotate:\n  method: magic", "annotate.method = 'magic': must be one of likelihood, rules"),
+        (
+            "annotate:\n  method: magic",
+            "annotate.method = 'magic': must be one of likelihood, rules, teacher",
+        ),
+        (
+            "annotate:\n  endpoint: 127.0.0.1:8080",
+            "endpoint '127.0.0.1:8080': no http(s) URL; give one such as",
+        ),
+        ("annotate:\n  key_env: openai_key", "annotate.key_env: must be the name of an environment variable"),
+        ("annotate:\n  price_in: -1", "annotate.price_in = -1.0: must be 0 or more"),
         ("mixture:\n  tolerance: 0.5", "mixture.tolerance = 0.5: must lie in (0, 0.1]"),
         ("probe:\n  min_success: 1.5", "probe.min_success = 1.5: must lie in (0, 1]"),
         ("evaluate:\n  modes: ['0.3']", "evaluate.modes: '0.3' is unknown"),
@@ -111,6 +138,13 @@ def test_bad_overrides(override, message):
     with pytest.raises(LiteError) as fault:
         parse("seed: 1", [override])
     assert message in str(fault.value)
+
+
+@pytest.mark.parametrize("key", ["sk-proj-abcDEF123", "SK-ABC", "Bearer X"])
+def test_a_key_in_a_recipe_is_refused_and_not_repeated(key):
+    with pytest.raises(LiteError) as raised:
+        parse(f"annotate: {{method: teacher, key_env: '{key}'}}")
+    assert key not in str(raised.value)
 
 
 def test_a_section_made_in_code_is_checked_too():

@@ -125,3 +125,36 @@ def test_control_strings_in_a_question_stay_text():
 def test_a_template_that_hides_or_repeats_the_user_is_refused(template):
     with pytest.raises(LiteError, match="chat template"):
         tokens.encode_prompt(Tokenizer(template), "1+1?", "0.2")
+
+
+def test_a_template_that_opens_the_think_span_lets_the_reply_do_it():
+    ask = "{{- '<|im_start|>' + message.role -}}"
+    for end in (
+        "{%- if add_generation_prompt %}\n    {{- '<|a|>\\n<think>\\n' }}\n{%- endif %}",
+        "{% if x %}{{'<|a|><think>\\n'}}{% endif %}",
+    ):
+        mended = tokens.without_opened_think(ask + end)
+        assert mended == ask + end.replace("<think>\\n", "")
+    # Qwen3's writes an empty span where thinking is switched off, and parses old ones: neither opens one
+    qwen3 = (
+        "{%- set content = content.split('<think>')[-1] %}{%- if add_generation_prompt %}{{- '<|im_start|>a\\n' }}"
+        "{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}"
+        "{%- endif %}{%- endif %}"
+    )
+    assert tokens.without_opened_think(qwen3) == qwen3
+
+
+def test_a_span_that_the_prompt_opened():
+    reply = tokens.parse_reply("1+1=2\n</think>\n\n\\boxed{2}")
+    assert (reply.think, reply.visible, reply.has_think, reply.closed) == ("1+1=2", "\\boxed{2}", True, True)
+
+
+def test_no_chat_template():
+    class Bare:
+        name_or_path = "some/base"
+
+        def apply_chat_template(self, *_, **__):
+            raise ValueError("Cannot use chat template functions")
+
+    with pytest.raises(LiteError, match="some/base: no chat template in its tokenizer"):
+        tokens.encode_prompt(Bare(), "q", "0.2")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from lite.errors import LiteError
-from lite.tokens import BASE, MODES, POLICY, RATIOS
+from lite.tokens import BASE, EFFORTS, MODES, POLICY, RATIOS
 
 app = typer.Typer(
     help="Teach a small reasoning model to think in 20 to 100 % of its tokens on demand, and run it from a GGUF.",
@@ -36,6 +37,14 @@ ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGU
 NumOption = Annotated[
     int | None, typer.Option("--num", min=1, help="How many problems. Default: all of a file.")
 ]
+EndpointOption = Annotated[
+    str,
+    typer.Option(
+        "--endpoint",
+        metavar="URL",
+        help="A server (vLLM, llama-server) that serves the model and generates instead. LITE_API_KEY may hold its key.",
+    ),
+]
 SeedOption = Annotated[int, typer.Option("--seed", help="Decides which problems.")]
 
 
@@ -53,3 +62,39 @@ def mode_of(text: str) -> str:
     if ratio not in RATIOS:
         raise LiteError(f"ratio {text}: the model knows {grid} and {POLICY}; use one of them")
     return MODES[RATIOS.index(ratio)]
+
+
+def ratios_of(text: str) -> list[float]:
+    """Ratios parted by commas, each in (0, 1]."""
+    ratios = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        try:
+            ratios.append(float(part))
+        except ValueError:
+            raise LiteError(f"ratio {part!r}: not a number; give some in (0, 1], such as 0.2,0.4") from None
+        if not 0 < ratios[-1] <= 1:
+            raise LiteError(f"ratio {part}: must lie in (0, 1]")
+    if not ratios:
+        raise LiteError("--ratio is empty; give some in (0, 1], such as 0.2,0.4")
+    return ratios
+
+
+def dial_of(ratio: str | None, effort: str | None, budget: int | None, *, thinking: bool) -> str | None:
+    """The mode that a user's knobs mean; None: left to the engine. Raises LiteError where they contradict."""
+    if ratio is not None and effort is not None:
+        raise LiteError(f"--ratio {ratio} and --effort {effort} both set the ratio; give one of them")
+    if not thinking and budget is not None:
+        raise LiteError(f"--budget {budget} and --no-think contradict; give one of them")
+    if effort is not None and effort not in EFFORTS:
+        raise LiteError(f"effort {effort!r}: use one of {', '.join(EFFORTS)}")
+    if effort is not None:
+        return EFFORTS[effort]
+    return None if ratio is None else mode_of(ratio)
+
+
+def read_stdin() -> str:
+    """All of stdin. Raises LiteError where it is no text."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        raise LiteError("stdin is not UTF-8 text; give the question as text") from None

@@ -1,16 +1,47 @@
-"""Verbs on a GGUF: ask, eval, export, verify. No torch but for export and verify --against."""
+"""Verbs on a GGUF: ask, chat, eval, bench, serve, export, verify. No torch but for export and verify --against."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lite.cli.app import ModelArgument, NumOption, SeedOption, app, mode_of
+from lite.cli.app import (
+    EndpointOption,
+    ModelArgument,
+    NumOption,
+    SeedOption,
+    app,
+    dial_of,
+    mode_of,
+    read_stdin,
+)
 from lite.errors import LiteError
-from lite.tokens import MODES, POLICY, strip_control
+from lite.tokens import MODES
+
+RatioOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ratio",
+        help="0.2, 0.4, 0.6, 0.8, 1.0; policy: the model chooses; base: for a GGUF without a dial."
+        " Default: policy, or what --budget picks.",
+    ),
+]
+EffortOption = Annotated[
+    str | None, typer.Option("--effort", help="In place of a ratio: low (0.2), medium (0.6), high (1.0).")
+]
+BudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        min=0,
+        metavar="N",
+        help="Think in N tokens at most, then answer. Picks the largest ratio that fits, where none is given.",
+    ),
+]
+NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Of the whole reply.")]
 
 
 @app.command()
@@ -19,40 +50,54 @@ def ask(
     question: Annotated[
         str | None, typer.Argument(metavar="QUESTION", help="Default: read from stdin.")
     ] = None,
-    ratio: Annotated[
-        str,
+    ratio: RatioOption = None,
+    effort: EffortOption = None,
+    budget: BudgetOption = None,
+    escalate: Annotated[
+        bool,
         typer.Option(
-            "--ratio",
-            help="0.2, 0.4, 0.6, 0.8, 1.0; policy: the model chooses; base: for a GGUF without a dial.",
+            "--escalate",
+            help="Ask at 0.2 first, and go up the ratios while two replies disagree or an answer is missing.",
         ),
-    ] = POLICY,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of the whole reply.")] = 4096,
+    ] = False,
+    no_think: NoThinkOption = False,
+    max_tokens: MaxTokensOption = 4096,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     hide_thinking: Annotated[bool, typer.Option("--hide-thinking", help="Print the answer only.")] = False,
 ) -> None:
-    """Ask a GGUF one question under a ratio. Needs no torch."""
-    mode = mode_of(ratio)
-    question = (sys.stdin.read() if question is None else question).strip()
+    """Ask a GGUF one question. Under a ratio or a token budget; needs no torch."""
+    mode = dial_of(ratio, effort, budget, thinking=not no_think)
+    if escalate and (mode is not None or no_think):
+        raise LiteError("--escalate chooses the ratio itself; leave --ratio, --effort and --no-think out")
+    question = (read_stdin() if question is None else question).strip()
     if not question:
         raise LiteError("the question is empty; give it as an argument or on stdin")
-    import dataclasses
-    import json
+    from lite.infer.ask import ask as ask_model
+    from lite.infer.request import question as asked
 
-    from lite.infer.ask import ask as ask_engine
-    from lite.infer.engine import Engine
+    settings = asked(question, mode, budget=budget, thinking=not no_think, max_tokens=max_tokens)
+    ask_model(model, settings, escalating=escalate, as_json=as_json, hide_thinking=hide_thinking)
 
-    with Engine(model) as engine:
-        answer = ask_engine(engine, question, mode, max_tokens)
-    if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(answer), ensure_ascii=False))
-        return
-    if answer.think and not hide_thinking:
-        typer.echo(strip_control(f"{answer.think}\n"))
-    typer.echo(strip_control(answer.visible))
-    typer.echo(
-        f"[{answer.think_tokens} think tokens, {answer.total_tokens} in all, {answer.seconds:.1f} s]",
-        err=True,
-    )
+
+@app.command()
+def chat(
+    model: ModelArgument,
+    ratio: RatioOption = None,
+    effort: EffortOption = None,
+    budget: BudgetOption = None,
+    no_think: NoThinkOption = False,
+    max_tokens: MaxTokensOption = 4096,
+    show_thinking: Annotated[
+        bool, typer.Option("--show-thinking", help="Print the thinking, too. Default: count its tokens.")
+    ] = False,
+) -> None:
+    """Talk with a GGUF. /ratio 0.4 and /budget N turn its dial between questions; needs no torch."""
+    mode = dial_of(ratio, effort, budget, thinking=not no_think)
+    from lite.infer.chat import chat as chat_with
+    from lite.infer.request import question as asked
+
+    settings = asked("", mode, budget=budget, thinking=not no_think, max_tokens=max_tokens)
+    chat_with(model, settings, mode_of, show_thinking=show_thinking)
 
 
 @app.command("eval")
@@ -63,26 +108,75 @@ def evaluate_gguf(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.json, .md and .png go.")],
     ratios: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--ratios",
             help="Modes, parted by commas: 0.2 to 1.0, policy, base. With a dial 1.0 is always measured, too:"
-            " realised ratios are over its think tokens.",
+            " realised ratios are over its think tokens. Default: all of them; with --budget what it picks.",
         ),
-    ] = ",".join(MODES),
+    ] = None,
+    budget: BudgetOption = None,
     num: NumOption = None,
     seed: SeedOption = 0,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a whole reply.")] = 4096,
+    endpoint: EndpointOption = "",
 ) -> None:
     """Measure a GGUF per ratio. Accuracy and think tokens on given problems; needs no torch."""
-    modes = [mode_of(text.strip()) for text in ratios.split(",") if text.strip()]
+    modes: list[str | None] = [None] if budget is not None else [*MODES]
+    if ratios is not None:
+        modes = [mode_of(text.strip()) for text in ratios.split(",") if text.strip()]
     if not modes:
         raise LiteError("--ratios is empty; give some of " + ", ".join(MODES))
     from lite.measure.evaluate import evaluate
     from lite.problems import load
 
-    evaluate(model, load(problems, num, seed), modes, out, max_tokens=max_tokens, seed=seed)
+    found = load(problems, num, seed)
+    evaluate(model, found, modes, out, max_tokens=max_tokens, seed=seed, budget=budget, endpoint=endpoint)
     typer.echo((out / "report.md").read_text(encoding="utf-8"))
+
+
+@app.command()
+def bench(
+    model: ModelArgument,
+    num: Annotated[int, typer.Option("--num", min=1, max=1000, help="Questions per ratio and way.")] = 8,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a whole reply.")] = 1024,
+) -> None:
+    """How fast a GGUF is here. Tokens a second and seconds per answer at every ratio; needs no torch."""
+    from lite.measure.bench import bench as measure
+    from lite.measure.bench import table
+
+    for line in table(measure(model, num=num, max_tokens=max_tokens)):
+        typer.echo(line)
+
+
+@app.command()
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="Off this machine (0.0.0.0, say) an API key is required.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8080,
+    api_key_env: Annotated[
+        str,
+        typer.Option(
+            "--api-key-env", metavar="NAME", help="The environment variable that holds the API key."
+        ),
+    ] = "LITE_API_KEY",
+    max_tokens: Annotated[
+        int,
+        typer.Option("--max-tokens", min=1, help="Of a whole reply: what a request may ask for, at most."),
+    ] = 4096,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
+    queue: Annotated[
+        int, typer.Option("--queue", min=1, help="Requests that may wait; the next one gets 429.")
+    ] = 32,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core.")] = 0,
+) -> None:
+    """Serve a GGUF over HTTP. OpenAI's chat completions and a page to try the dial; needs no torch."""
+    from lite.infer.server.run import serve as run
+
+    engine = {"batch_size": batch, "max_waiting": queue, "num_threads": threads}
+    run(model, host=host, port=port, key_name=api_key_env, max_tokens=max_tokens, **engine)
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Stage `annotate`: KEEP labels, from which the compressor learns.
 
 Takes traces, gives Labels: the character spans of each think span that must stay. The paper asks GPT-4o which
-numbered words to keep, a formula counting as one word. Here two annotators need no second model:
+numbered words to keep, a formula counting as one word: that is `teacher` (lite.compress.teacher). Two annotators
+need no second model:
 
 - `rules` keeps formulas and numbers: the baseline.
 - `likelihood` lets the reasoner that is being compressed judge each unit by what the rest needs. A set of units
@@ -19,14 +20,16 @@ numbered words to keep, a formula counting as one word. Here two annotators need
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from lite import backend, recipe
-from lite.compress.select import place
+from lite.compress.scoring import Scored, log_p
+from lite.compress.select import place, token_counts
+from lite.compress.teacher import Teacher
 from lite.compress.units import Unit, clauses, segment
 from lite.errors import LiteError
 from lite.progress import progress
@@ -36,17 +39,39 @@ from lite.stages import Run
 _MAX_GROUPS = 16  # of words of one trace in the first round; what is dear is split in the next ones
 _MAX_FORMULAS = 64
 _TRACES = 16  # searched side by side, to fill batches; also what a kill can lose
+FEWEST_LABELLED = 0.5  # share of traces, below which a teacher is not up to it
+
+
+Done = Callable[[Sequence[tuple[Trace, list[int]]], str], None]
 
 
 class Annotator(Protocol):
     """Says which units of each trace to keep."""
 
-    def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
-        """Indices of the kept units of `segment(trace.think)` for each trace, ascending."""
+    def label(self, traces: Sequence[Trace], done: Done) -> dict[str, Any]:
+        """Choose the kept units of each trace; returns what it measured.
+
+        As traces get done, `done(pairs, note)` is called with (trace, kept units) pairs, where the units are
+        ascending indices of `segment(trace.think)`. A trace that cannot be labelled is left out.
+        """
         ...
 
 
-class Rules:
+class Batched:
+    """An annotator that works on batches of traces."""
+
+    def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
+        """Indices of the kept units of `segment(trace.think)` for each trace, ascending."""
+        raise NotImplementedError
+
+    def label(self, traces: Sequence[Trace], done: Done) -> dict[str, Any]:
+        for start in range(0, len(traces), _TRACES):
+            batch = traces[start : start + _TRACES]
+            done(list(zip(batch, self.keep(batch), strict=True)), "")
+        return {}
+
+
+class Rules(Batched):
     """Keeps formulas and numbers."""
 
     def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
@@ -77,7 +102,7 @@ class _Search:
 
 
 @dataclass
-class Likelihood:
+class Likelihood(Batched):
     """Keeps what the model needs; see the module's docstring. `model` and `tokenizer` are Hugging Face's."""
 
     model: Any
@@ -161,24 +186,12 @@ class Likelihood:
     def _log_p(self, variants: list[tuple[_Search, list[int]]]) -> list[np.ndarray]:
         """Log p of the targets of each unit (and, last, of the answer) when only some units are there."""
         encoded = [self._encode(s, kept) for s, kept in variants]
-        results: list[np.ndarray] = [np.zeros(0)] * len(variants)
-        for batch in self._batches([len(ids) for ids, _ in encoded]):
-            log_p = self._forward([encoded[i] for i in batch])
-            for i, values in zip(batch, log_p, strict=True):
-                owners = [owner for _, owner in encoded[i][1]]
-                results[i] = np.bincount(owners, weights=values, minlength=len(variants[i][0].units) + 1)
-        return results
-
-    def _batches(self, lengths: list[int]) -> Iterator[list[int]]:
-        """Indices of sequences of similar length, at most `batch_tokens` with their padding."""
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-            if batch and (len(batch) + 1) * lengths[batch[0]] > self.config.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
+        asked = [Scored(ids, [position for position, _ in targets]) for ids, targets in encoded]
+        found = log_p(self.model, self.tokenizer.pad_token_id, asked, self.config.batch_tokens)
+        return [
+            np.bincount([owner for _, owner in targets], weights=values, minlength=len(s.units) + 1)
+            for (s, _), (_, targets), values in zip(variants, encoded, found, strict=True)
+        ]
 
     def _encode(self, s: _Search, kept: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
         """Token ids, and the targets among them as (position, owner); the answer's owner is len(units)."""
@@ -204,26 +217,6 @@ class Likelihood:
                 targets.append((position, int(whose)))
         return s.prompt + coded["input_ids"], targets
 
-    def _forward(self, batch: list[tuple[list[int], list[tuple[int, int]]]]) -> list[np.ndarray]:
-        """Log p of the targets of each sequence, padded right; logits are made at the targets only."""
-        import torch
-
-        width = max(len(ids) for ids, _ in batch)
-        pad = self.tokenizer.pad_token_id
-        device = self.model.device
-        ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch], device=device)  # (B, T)
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch], device=device)
-        rows = torch.tensor([row for row, (_, targets) in enumerate(batch) for _ in targets], device=device)
-        places = torch.tensor([at for _, targets in batch for at, _ in targets], device=device)  # (targets,)
-        with torch.inference_mode():
-            hidden = self.model.get_decoder()(
-                input_ids=ids, attention_mask=mask
-            ).last_hidden_state  # (B, T, d)
-            logits = self.model.get_output_embeddings()(hidden[rows, places - 1]).float()  # (targets, V)
-            log_p = -torch.nn.functional.cross_entropy(logits, ids[rows, places], reduction="none")
-        counts = [len(targets) for _, targets in batch]
-        return np.split(log_p.cpu().numpy(), np.cumsum(counts)[:-1])
-
 
 def to_labels(trace: Trace, kept: Sequence[int]) -> Labels:
     """KEEP spans of a trace; neighbouring kept units share a span."""
@@ -237,8 +230,29 @@ def to_labels(trace: Trace, kept: Sequence[int]) -> Labels:
     return Labels(trace.id, trace.question, trace.think, spans)
 
 
+def make_annotator(run: Run) -> Annotator:
+    """The annotator of a run's recipe."""
+    config = run.recipe.annotate
+    if run.endpoint and config.method != "teacher":
+        raise LiteError(
+            f"--endpoint {run.endpoint}: annotate.method = {config.method} asks no server; add --set annotate.method=teacher"
+        )
+    if config.method == "rules":
+        return Rules()
+    if config.method == "likelihood":
+        return Likelihood(*backend.load(run.recipe.model, max_tokens=config.batch_tokens), config)
+    tokenizer = backend.load_tokenizer(run.recipe.model)
+
+    def count_tokens(text: str, units: Sequence[Unit]) -> list[int]:
+        coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return token_counts(units, coded["offset_mapping"])
+
+    # The cache is the run's, not the stage's: a changed recipe does not pay again for what is the same.
+    return Teacher(config, run.folder / "teacher.jsonl", count_tokens, run.server(config.num_parallel))
+
+
 def run(run: Run) -> dict[str, Any]:
-    """Label the first `annotate.num_traces` traces. Resumes after the last whole batch of labels."""
+    """Label the first `annotate.num_traces` traces. Resumes after the labels that are there."""
     config = run.recipe.annotate
     traces = read_records(run.path("traces", "traces.jsonl"), Trace)[: config.num_traces]
     if not traces:
@@ -246,23 +260,28 @@ def run(run: Run) -> dict[str, Any]:
             f"{run.path('traces', 'traces.jsonl')}: no traces to label; run the stage traces again"
         )
     with Journal(run.path("annotate", "journal.jsonl"), Labels) as journal:
-        done = {labels.id for labels in journal.records}
-        left = [trace for trace in traces if trace.id not in done]
-        if left:
-            annotator: Annotator = Rules()
-            if config.method == "likelihood":
-                longest = config.batch_tokens
-                annotator = Likelihood(*backend.load(run.recipe.model, max_tokens=longest), config)
-            with progress("labels", len(left), "traces") as meter:
-                for start in range(0, len(left), _TRACES):
-                    batch = left[start : start + _TRACES]
-                    journal.append(
-                        to_labels(t, kept) for t, kept in zip(batch, annotator.keep(batch), strict=True)
-                    )
-                    meter.advance(len(batch))
         by_id = {labels.id: labels for labels in journal.records}
-    labels = [by_id[trace.id] for trace in traces]
+        left = [trace for trace in traces if trace.id not in by_id]
+        measured: dict[str, Any] = {}
+        if left:
+            annotator = make_annotator(run)
+            with progress("labels", len(left), "traces") as meter:
+
+                def done(pairs: Sequence[tuple[Trace, list[int]]], note: str) -> None:
+                    labels = [to_labels(trace, kept) for trace, kept in pairs]
+                    journal.append(labels)
+                    by_id.update((record.id, record) for record in labels)
+                    meter.advance(len(pairs) or 1, note)  # none: a trace stays without labels
+
+                measured = annotator.label(left, done)
+    labels = [by_id[trace.id] for trace in traces if trace.id in by_id]
+    if len(labels) < FEWEST_LABELLED * len(traces):
+        raise LiteError(
+            f"annotate: only {len(labels)} of {len(traces)} traces got usable ranges from the teacher; use a stronger"
+            f" one, or raise annotate.max_tokens = {config.max_tokens}"
+        )
     write_records(run.path("annotate", "labels.jsonl"), labels)
     kept = sum(end - start for record in labels for start, end in record.keep)
     total = sum(len(record.think) for record in labels)
-    return {"labels": len(labels), "kept_characters": round(kept / total, 3)}
+    unlabelled = {"unlabelled": len(traces) - len(labels)} if len(labels) < len(traces) else {}
+    return {"labels": len(labels), "kept_characters": round(kept / total, 3), **unlabelled, **measured}

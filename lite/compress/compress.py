@@ -3,7 +3,8 @@
 Takes traces and the compressor, gives Compressed. A trace is scored once; the units that stay at a ratio are
 chosen by `select`. The result is counted by encoding it again in the target model's tokenizer, and where that
 differs from the plan (a unit encodes differently beside another neighbour) the budget is corrected, so the
-realised ratio is exact, not estimated. Method "random" drops units at random at the same ratios: the control.
+realised ratio is exact, not estimated. The other methods are the controls of `lite.compress.controls`, at the same
+ratios.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from lite import backend
 from lite.compress.compressor import CompressorModel
+from lite.compress.controls import rule_scores, self_information
 from lite.compress.select import join, random_scores, select, token_counts
 from lite.compress.units import clauses, segment
 from lite.errors import LiteError
@@ -52,10 +54,10 @@ def cohere(text: str, scores: Sequence[float], cohesion: float) -> np.ndarray:
     return moved
 
 
-def compress(
+def choose(
     texts: Sequence[str], scores: Sequence[Sequence[float]], asked: Sequence[float], encode: Encode
-) -> list[list[tuple[str, int, int]]]:
-    """Cut each text to each asked ratio by its units' scores: (text, its tokens, the original's tokens).
+) -> list[list[tuple[list[int], int, int]]]:
+    """The units of each text that stay at each asked ratio: (their indices, tokens they make, the original's tokens).
 
     Raises ValueError where a text has another number of units than of scores.
     """
@@ -67,20 +69,17 @@ def compress(
     counts = [token_counts(own, found) for own, found in zip(units, offsets, strict=True)]
     plans = [(i, int(ratio * len(offsets[i]) + 1e-9)) for i in range(len(texts)) for ratio in asked]
     budgets = [target for _, target in plans]
-    best: list[tuple[str, int] | None] = [None] * len(plans)
+    best: list[tuple[list[int], int] | None] = [None] * len(plans)
     open_ = list(range(len(plans)))
     for _ in range(_CORRECTIONS):
-        cut = [
-            join(texts[i], units[i], select(scores[i], counts[i], budgets[p]))
-            for p in open_
-            for i in (plans[p][0],)
-        ]
+        kept = [select(scores[i], counts[i], budgets[p]) for p in open_ for i in (plans[p][0],)]
+        cut = [join(texts[plans[p][0]], units[plans[p][0]], own) for p, own in zip(open_, kept, strict=True)]
         lengths = [len(found) for found in encode(cut)] if cut else []
         wrong = []
-        for p, text, length in zip(open_, cut, lengths, strict=True):
+        for p, own, length in zip(open_, kept, lengths, strict=True):
             target, known = plans[p][1], best[p]
             if known is None or abs(length - target) < abs(known[1] - target):
-                best[p] = (text, length)
+                best[p] = (own, length)
             if length != target:
                 budgets[p] += target - length
                 wrong.append(p)
@@ -89,9 +88,43 @@ def compress(
     return [[(*next(found), len(offsets[i])) for _ in asked] for i in range(len(texts))]
 
 
+def compress(
+    texts: Sequence[str], scores: Sequence[Sequence[float]], asked: Sequence[float], encode: Encode
+) -> list[list[tuple[str, int, int]]]:
+    """Cut each text to each asked ratio by its units' scores: (text, its tokens, the original's tokens); see `choose`."""
+    chosen = choose(texts, scores, asked, encode)
+    return [
+        [(join(text, units, kept), num_tokens, whole) for kept, num_tokens, whole in row]
+        for text, row in zip(texts, chosen, strict=True)
+        for units in (segment(text),)
+    ]
+
+
+def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
+    """What scores the units of traces by the recipe's method."""
+    config, seed = run.recipe.compress, run.recipe.seed
+    if config.method == "random":
+        return lambda traces: [random_scores(len(segment(t.think)), f"{seed}/{t.id}") for t in traces]
+    if config.method == "rules":
+        return lambda traces: [rule_scores(trace.think) for trace in traces]
+    if config.method == "self-information":
+        num_tokens = run.recipe.annotate.batch_tokens
+        model, tokenizer = backend.load(run.recipe.model, max_tokens=num_tokens)
+        return lambda traces: self_information(
+            model, tokenizer, [t.question for t in traces], [t.think for t in traces], num_tokens
+        )
+    compressor = CompressorModel.load(run.path("compressor", "model"))
+
+    def score(traces: Sequence[Trace]) -> list[np.ndarray]:
+        thinks = [trace.think for trace in traces]
+        found = compressor.score([trace.question for trace in traces], thinks, config.batch_size)
+        return [cohere(text, own, config.cohesion) for text, own in zip(thinks, found, strict=True)]
+
+    return score
+
+
 def run(run: Run) -> dict[str, Any]:
     """Compress all traces."""
-    config, seed = run.recipe.compress, run.recipe.seed
     traces = [
         trace for trace in read_records(run.path("traces", "traces.jsonl"), Trace) if trace.think.strip()
     ]
@@ -100,19 +133,13 @@ def run(run: Run) -> dict[str, Any]:
             f"{run.path('traces', 'traces.jsonl')}: no traces to compress; run the stage traces again"
         )
     encode = encoder(backend.load_tokenizer(run.recipe.model))
-    compressor = (
-        CompressorModel.load(run.path("compressor", "model")) if config.method == "compressor" else None
-    )
+    score = _scorer(run)
     records: list[Compressed] = []
     with progress("compress", len(traces), "traces") as meter:
         for start in range(0, len(traces), _TRACES):
             batch = traces[start : start + _TRACES]
             thinks = [trace.think for trace in batch]
-            if compressor is None:
-                scores = [random_scores(len(segment(t.think)), f"{seed}/{t.id}") for t in batch]
-            else:
-                found = compressor.score([trace.question for trace in batch], thinks, config.batch_size)
-                scores = [cohere(t, own, config.cohesion) for t, own in zip(thinks, found, strict=True)]
+            scores = score(batch)
             for trace, row in zip(batch, compress(thinks, scores, ASKED, encode), strict=True):
                 for asked, (think, num_tokens, whole) in zip(ASKED, row, strict=True):
                     records.append(

@@ -167,7 +167,6 @@ class CompressorModel:
     @classmethod
     def load(cls, folder: Path) -> CompressorModel:
         """Load what the stage saved."""
-        backend.prepare()
         import torch
         from transformers import AutoModelForTokenClassification, AutoTokenizer
 

@@ -1,63 +1,69 @@
-"""One question to a GGUF under a mode, and what came back, counted."""
+"""One question to a GGUF, or the same question cheaply first: up the ratios until two replies agree."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from lite.infer.engine import Engine, Generation
-from lite.tokens import parse_reply
+from lite.errors import LiteError
+from lite.grading import final_answer, same
+from lite.infer.engine import Engine
+from lite.infer.request import Answer, Ask
+from lite.infer.screen import Screen, counts, printable
+from lite.tokens import RATIOS
+
+SAMPLE_TEMPERATURE = 0.7  # of the second opinion
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A reply. `mode` is what was asked; `ratio` is what the reply leads with: in policy mode its own choice.
+def ask(model: Path, asked: Ask, *, escalating: bool, as_json: bool, hide_thinking: bool) -> None:
+    """Print the reply to one question as it comes, or as one JSON object; counts go to stderr."""
+    with Engine(model, batch_size=2 if escalating else 1) as engine:
+        if escalating:
+            answer, tried = escalate(
+                engine, asked, None if as_json else lambda each: print(counts(each), file=sys.stderr)
+            )
+            if as_json:
+                shown = {**answer.to_json(), "tried": [each.to_json() for each in tried]}
+                return print(json.dumps(shown, ensure_ascii=False))
+            if answer.think and not hide_thinking:
+                print(printable(f"{answer.think}\n"))
+            return print(printable(answer.visible))
+        stream = engine.submit(asked)
+        if as_json:
+            return print(json.dumps(stream.answer().to_json(), ensure_ascii=False))
+        print(counts(Screen(thinking=not hide_thinking).show(stream)), file=sys.stderr)
 
-    `think_tokens` are those of the think span in the model's tokenizer, an unclosed span counted in full;
-    `total_tokens` are all it wrote but the one that ended it. `stop` is "eos" or "length" (cut).
+
+def escalate(
+    engine: Engine, ask: Ask, on_try: Callable[[Answer], None] | None = None
+) -> tuple[Answer, list[Answer]]:
+    """Ask at the smallest ratio, twice; go up the ladder while an answer is missing or the two disagree.
+
+    At every ratio one reply is as `ask` wants it and one is sampled; they are decoded together, and share their
+    prompt with those before. The largest ratio is asked once, and what it says stands. Gives the answer and all
+    replies, in their order. Raises LiteError where the GGUF has no dial.
     """
-
-    mode: str
-    ratio: float | None
-    think: str
-    visible: str
-    think_tokens: int
-    total_tokens: int
-    seconds: float
-    stop: str
-    has_think: bool
-    closed: bool
-
-
-def answer(engine: Engine, mode: str, generation: Generation) -> Answer:
-    """Parse and count a generated reply."""
-    reply = parse_reply(generation.text)
-    return Answer(
-        mode=mode,
-        ratio=reply.ratio,
-        think=reply.think,
-        visible=reply.visible,
-        think_tokens=engine.count_tokens(reply.think),
-        total_tokens=len(generation.ids),
-        seconds=generation.seconds,
-        stop=generation.stop,
-        has_think=reply.has_think,
-        closed=reply.closed,
-    )
+    if not engine.has_dial:
+        raise LiteError(f"{engine.path.name} has no dial to escalate on; ask it once")
+    tried: list[Answer] = []
+    for ratio in RATIOS:
+        first = replace(ask, mode=str(ratio))
+        second = replace(first, temperature=SAMPLE_TEMPERATURE, seed=ask.seed + 1)
+        answers = engine.generate([first] if ratio == RATIOS[-1] else [first, second])
+        tried += answers
+        if on_try:
+            on_try(answers[0])
+        if len(answers) == 2 and agree(*answers):
+            break
+    return answers[0], tried
 
 
-def ask(
-    engine: Engine,
-    question: str,
-    mode: str,
-    max_tokens: int,
-    *,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int = 0,
-) -> Answer:
-    """Ask one question. `mode` is one of lite.tokens.MODES, or "base" for a GGUF without a dial."""
-    prompt = engine.prompt_ids(question, mode)
-    (generation,) = engine.generate(
-        [prompt], max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
-    )
-    return answer(engine, mode, generation)
+def agree(one: Answer, other: Answer) -> bool:
+    """Whether two replies are whole, and give the same final answer."""
+    if "length" in (one.stop, other.stop):
+        return False
+    ours, theirs = final_answer(one.visible), final_answer(other.visible)
+    return ours is not None and theirs is not None and same(ours, theirs)

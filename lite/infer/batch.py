@@ -1,7 +1,7 @@
-"""Continuous batching on llama.cpp's low-level API: many requests through a few sequences.
+"""Continuous batching on llama.cpp's low-level API: many requests through a few sequences, step by step.
 
-A slot (a llama.cpp sequence) is refilled as soon as its request ends. A request that begins like what
-another slot has already decoded copies those cells (`llama_memory_seq_cp`) and feeds only the rest.
+A slot (a llama.cpp sequence) is given to the next request as soon as its own ends. A request that begins like
+what another slot has already decoded copies those cells (`llama_memory_seq_cp`) and feeds only the rest.
 Every slot has KV cells of its own: attention then looks at one reply at a time, which on a tiny model is
 2.5 times as fast at 16 slots as one pool of cells for all (kv_unified).
 """
@@ -9,31 +9,37 @@ Every slot has KV cells of its own: attention then looks at one reply at a time,
 from __future__ import annotations
 
 import ctypes
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import llama_cpp
 import numpy as np
 
 from lite.errors import LiteError
+from lite.infer.sampling import greedy, sample
 
 BATCH_TOKENS = 2048  # fed in one llama_decode at most
 MICRO_TOKENS = 256  # computed together; bounds the memory of attention scores
 WORTH_SHARING = 16  # tokens: fewer are fed again rather than copied or waited for
 NO_TOKENS = np.zeros(0, np.int32)
 
-Pick = Callable[[np.ndarray, np.ndarray], np.ndarray]  # logits (rows, V), slots (rows,) -> ids (rows,)
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A prompt and how many tokens may follow it; `uniform` is what sampling draws from, one per token."""
+class Job(Protocol):
+    """What a slot works on."""
 
     prompt: np.ndarray  # (tokens,) int32
-    max_tokens: int
-    uniform: np.ndarray | None = None  # (max_tokens,) in [0, 1)
+    ids: list[int]  # what was written so far
+    temperature: float
+    top_p: float
+    cancelled: bool
+
+    def draw(self) -> float:
+        """The next number in [0, 1) for a temperature above 0."""
+
+    def take(self, proposed: int) -> int | None:
+        """The token to write where the model proposes `proposed`; None: the reply has ended.
+
+        It is the last of `ids` then; others at their end may have been taken back.
+        """
 
 
 class Feed:
@@ -62,7 +68,7 @@ class Feed:
 class Slots:
     """A llama.cpp context with `num_slots` sequences of up to `num_cells` tokens each."""
 
-    def __init__(self, model: int, is_end: np.ndarray, *, num_slots: int, num_cells: int, num_threads: int):
+    def __init__(self, model: int, num_vocab: int, *, num_slots: int, num_cells: int, num_threads: int):
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = num_slots * num_cells
         params.n_seq_max = num_slots
@@ -77,92 +83,102 @@ class Slots:
                 f"no memory for {params.n_ctx} tokens of context; use fewer tokens or a smaller batch"
             )
         self.memory = llama_cpp.llama_get_memory(self.context)
-        self.is_end, self.num_slots, self.num_cells = is_end, num_slots, num_cells
+        self.num_vocab, self.num_slots, self.num_cells = num_vocab, num_slots, num_cells
         self.feed = Feed(params.n_batch)
         self.held = [NO_TOKENS] * num_slots  # what a slot's cells hold once it is fed
-        self.fed = np.zeros(num_slots, np.int32)  # how much of it is in the cells
+        self.fed = np.zeros(num_slots, np.int32)  # how many tokens are in its cells
+        self.next = np.zeros(num_slots, np.int32)  # the token to feed next
+        self.jobs: list[Job | None] = [None] * num_slots
+        self.free = list(range(num_slots))  # the one free longest comes first
+        self.feeding: list[int] = []  # slots whose prompt is not in their cells yet
+        self.live: list[int] = []  # slots that write, one token a step
 
     def close(self) -> None:
         if self.context:
             llama_cpp.llama_free(self.context)
             self.context = None
 
-    def run(
-        self, requests: Sequence[Request], pick: Pick, on_done: Callable[[int, list[int], float], None]
-    ) -> None:
-        """Decode every request; `on_done(index, ids, seconds)` is called as each ends, in that order.
+    def admit(self, job: Job) -> bool:
+        """Give a job the free slot that suits it best; False where it has to wait.
 
-        The ids end with an end-of-generation token, or there are `max_tokens` of them.
+        Its prompt and reply must fit into `num_cells`.
         """
-        waiting = deque(sorted(range(len(requests)), key=lambda index: requests[index].prompt.tolist()))
-        most = max(request.max_tokens for request in requests)
-        self.uniform = np.zeros((self.num_slots, most if requests[0].uniform is not None else 0))
-        self.count = np.zeros(self.num_slots, np.int32)
-        out = np.zeros((self.num_slots, most), np.int32)
-        cap = np.zeros(self.num_slots, np.int32)
-        owner = np.full(self.num_slots, -1)
-        started = np.zeros(self.num_slots)
-        feeding: list[int] = []
-        live = np.zeros(0, np.int64)  # slots whose prompt is fed, one token a step
-        feed, count, fed = self.feed, self.count, self.fed
-        while waiting or feeding or live.size:
-            while waiting and (slot := self._admit(requests[waiting[0]].prompt, owner, feeding)) is not None:
-                index = waiting.popleft()
-                owner[slot], cap[slot], count[slot] = index, requests[index].max_tokens, 0
-                if requests[index].uniform is not None:
-                    self.uniform[slot, : cap[slot]] = requests[index].uniform
-                started[slot] = time.monotonic()
-                feeding.append(slot)
-
-            size = live.size
-            feed.token[:size] = out[live, count[live] - 1]
-            feed.pos[:size] = fed[live]
-            feed.slot[:size] = live
-            feed.wants_logits[:size] = 1
-            fed[live] += 1
-            ready = []
-            for slot in feeding:
-                size = self._feed_prompt(slot, size)
-                if fed[slot] == len(self.held[slot]):
-                    feed.wants_logits[size - 1] = 1
-                    ready.append(slot)
-            self._decode(size)
-            if ready:
-                feeding = [slot for slot in feeding if slot not in ready]
-                live = np.concatenate([live, np.array(ready)])
-            if not live.size:
-                continue
-            ids = pick(self._logits(live.size), live)
-            out[live, count[live]] = ids
-            count[live] += 1
-            ended = self.is_end[ids] | (count[live] >= cap[live])
-            if ended.any():
-                now = time.monotonic()
-                for slot in live[ended]:
-                    ids = out[slot, : count[slot]]
-                    index, owner[slot] = owner[slot], -1
-                    self.held[slot] = np.concatenate([self.held[slot], ids[:-1]])
-                    on_done(int(index), ids.tolist(), now - started[slot])
-                live = live[~ended]
-
-    def _admit(self, prompt: np.ndarray, owner: np.ndarray, feeding: list[int]) -> int | None:
-        """Give a prompt a free slot whose cells hold its beginning; None where it has to wait."""
-        free = np.flatnonzero(owner < 0)
-        if not free.size:
-            return None
+        if not self.free:
+            return False
+        prompt = job.prompt
         donor, shared = self._donor(prompt)
-        coming = max((_common(self.held[slot], prompt) for slot in feeding), default=0)
+        coming = max((_common(self.held[slot], prompt) for slot in self.feeding), default=0)
         if coming >= shared + WORTH_SHARING:  # a neighbour that is still being fed will have more
-            return None
-        slot = donor if donor in free else int(free[0])
+            return False
+        slot = donor if donor in self.free else self.free[0]
         if slot != donor:
             if shared >= WORTH_SHARING:
                 llama_cpp.llama_memory_seq_cp(self.memory, donor, slot, -1, -1)
             else:
                 shared = 0
         llama_cpp.llama_memory_seq_rm(self.memory, slot, shared, -1)
-        self.held[slot], self.fed[slot] = prompt, shared
-        return slot
+        self.held[slot], self.fed[slot], self.jobs[slot] = prompt, shared, job
+        self.free.remove(slot)
+        self.feeding.append(slot)
+        return True
+
+    def step(self) -> list[Job]:
+        """Decode one batch: a token of every live slot, and prompts. Return the jobs that ended with it."""
+        ended = self._drop_cancelled()
+        size = len(self.live)
+        # Beside replies under way a prompt is fed in portions, so that none of them stands still for long.
+        room = min(len(self.feed.token), size + MICRO_TOKENS) if size else len(self.feed.token)
+        live = np.array(self.live, np.intp)
+        self.feed.token[:size] = self.next[live]
+        self.feed.pos[:size] = self.fed[live]
+        self.feed.slot[:size] = live
+        self.feed.wants_logits[:size] = 1
+        self.fed[live] += 1
+        ready = []
+        for slot in self.feeding:
+            size = self._feed_prompt(slot, size, room)
+            if self.fed[slot] == len(self.held[slot]):
+                self.feed.wants_logits[size - 1] = 1
+                ready.append(slot)
+        if not size:
+            return ended
+        self._decode(size)
+        if ready:
+            self.feeding = [slot for slot in self.feeding if slot not in ready]
+            self.live += ready
+        if not self.live:
+            return ended
+        going = []
+        for slot, proposed in zip(self.live, self._choose().tolist(), strict=True):
+            job = self.jobs[slot]
+            token = job.take(proposed)
+            place = len(job.prompt) + len(job.ids) - 1  # of this token
+            if token is None:
+                ended.append(self._release(slot))
+                continue
+            if place < self.fed[slot]:
+                llama_cpp.llama_memory_seq_rm(self.memory, slot, place, -1)
+                self.fed[slot] = place
+            self.next[slot] = token
+            going.append(slot)
+        self.live = going
+        return ended
+
+    def _drop_cancelled(self) -> list[Job]:
+        """Free the slots whose prompt need not be fed any further."""
+        gone = [slot for slot in self.feeding if self.jobs[slot].cancelled]
+        for slot in gone:
+            self.feeding.remove(slot)
+            self.held[slot] = self.held[slot][: self.fed[slot]]
+        return [self._release(slot) for slot in gone]
+
+    def _release(self, slot: int) -> Job:
+        job, self.jobs[slot] = self.jobs[slot], None
+        written = job.ids[:-1][: self.fed[slot] - len(self.held[slot])]  # the last may not have been fed
+        self.held[slot] = np.concatenate([self.held[slot], np.array(written, np.int32)])
+        self.fed[slot] = len(self.held[slot])
+        self.free.append(slot)
+        return job
 
     def _donor(self, prompt: np.ndarray) -> tuple[int, int]:
         """The slot whose cells share the longest beginning with `prompt`, and its length.
@@ -173,10 +189,10 @@ class Slots:
         donor = int(np.argmax(shares))
         return donor, shares[donor]
 
-    def _feed_prompt(self, slot: int, size: int) -> int:
+    def _feed_prompt(self, slot: int, size: int, room: int) -> int:
         """Put as much of a slot's prompt into the batch as fits; return the batch's new size."""
         begin = int(self.fed[slot])
-        chunk = self.held[slot][begin : begin + len(self.feed.token) - size]
+        chunk = self.held[slot][begin : begin + room - size]
         end = size + len(chunk)
         self.feed.token[size:end] = chunk
         self.feed.pos[size:end] = np.arange(begin, begin + len(chunk))
@@ -191,9 +207,20 @@ class Slots:
         if code:
             raise LiteError(f"llama.cpp stopped with code {code} while decoding; use a smaller batch")
 
-    def _logits(self, rows: int) -> np.ndarray:
-        """A view on the logits of the last step, in the order of the batch."""
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.context), (rows, len(self.is_end)))
+    def _choose(self) -> np.ndarray:
+        """A token for every live slot from the logits of the last step, which are in the order of the batch."""
+        rows = len(self.live)
+        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.context), (rows, self.num_vocab))
+        ids = greedy(logits)
+        warm = [row for row, slot in enumerate(self.live) if self.jobs[slot].temperature > 0]
+        if warm:
+            jobs = [self.jobs[self.live[row]] for row in warm]
+            draws, heat, nucleus = (
+                np.array([value(job) for job in jobs])
+                for value in (lambda job: job.draw(), lambda job: job.temperature, lambda job: job.top_p)
+            )
+            ids[warm] = sample(logits[warm], draws, heat, nucleus)
+        return ids
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> int:
@@ -202,37 +229,3 @@ def _common(first: np.ndarray, second: np.ndarray) -> int:
     differs = first[:size] != second[:size]
     place = int(differs.argmax()) if size else 0
     return place if size and differs[place] else size
-
-
-def greedy(logits: np.ndarray) -> np.ndarray:
-    """The likeliest token of each row. logits (rows, V) -> ids (rows,)."""
-    return logits.argmax(axis=1)
-
-
-def sample(logits: np.ndarray, uniform: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
-    """One token a row from the smallest set of likeliest tokens whose probability reaches `top_p`.
-
-    logits (rows, V), uniform (rows,) in [0, 1) -> ids (rows,). Nucleus sampling by the inverse of the
-    cumulative distribution: the same number drawn gives the same token whatever else is in the batch.
-    """
-    scaled = logits / temperature
-    chance = np.exp(scaled - scaled.max(axis=1, keepdims=True), dtype=np.float64)  # (rows, V)
-    chance /= chance.sum(axis=1, keepdims=True)
-    num, size = 64, chance.shape[1]
-    while True:  # widen until the candidates hold the nucleus of every row
-        num = min(num, size)
-        part = np.argpartition(-chance, num - 1, axis=1)[:, :num] if num < size else np.arange(size)[None]
-        part = np.sort(part, axis=1)  # equal chances rank by id
-        best = np.take_along_axis(chance, np.broadcast_to(part, (len(chance), num)), axis=1)
-        rank = np.argsort(-best, axis=1, kind="stable")
-        best = np.take_along_axis(best, rank, axis=1)
-        total = best.cumsum(axis=1)
-        if num == size or total[:, -1].min() >= top_p:
-            break
-        num *= 16
-    inside = total - best < top_p  # the token that crosses top_p belongs to the nucleus
-    mass = np.where(inside, total, 0).max(axis=1)
-    place = (total <= (uniform * mass)[:, None]).sum(axis=1)
-    place = np.minimum(place, inside.sum(axis=1) - 1)
-    token = np.take_along_axis(rank, place[:, None], axis=1)[:, 0]
-    return np.broadcast_to(part, (len(chance), num))[np.arange(len(chance)), token]

@@ -1,49 +1,24 @@
-"""A GGUF on llama.cpp: tokenise, build prompts with the dial, generate many replies at once.
-
-Prompts are built from token lists: the chat template's own parts with special tokens on, the user's text
-with them off, so that no text a user types becomes a control token. The lists equal those of
-`lite.tokens.encode_prompt` for the same model.
-"""
+"""A GGUF on llama.cpp that answers many requests at once, each under its own ratio or budget."""
 
 from __future__ import annotations
 
-import ctypes
 import os
+import queue
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
-import llama_cpp
-import numpy as np
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-from lite import gguf_file
 from lite.errors import LiteError
-from lite.infer.batch import Request, Slots, greedy, sample
-from lite.llama_build import model_params
-from lite.tokens import BASE, INSTRUCTION, MODES, POLICY, control_token, split_template, user_text
+from lite.infer.batch import Slots
+from lite.infer.controller import Controller, limits
+from lite.infer.loop import Job, Loop
+from lite.infer.model import Model
+from lite.infer.prompt import Prompt, Prompts, check_settings
+from lite.infer.reader import Reader, whole
+from lite.infer.request import Answer, Ask, Piece, Stop, Stream
+from lite.tokens import BASE, POLICY, parse_reply, strip_control
 
-DIAL = "comp_ratio"  # the template variable of our exports: a percent; POLICY where it is not defined
 MAX_BATCH = 256  # llama.cpp's sequences in one context
-
-
-@llama_cpp.llama_log_callback
-def _silent(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
-    """llama.cpp's log goes nowhere; what matters of it reaches the user as a LiteError."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """A reply: its tokens without the one that ended it, and its text with special tokens shown.
-
-    `seconds` is from when its prompt entered the batch; `stop` is "eos" (the model ended it) or "length".
-    """
-
-    ids: list[int]
-    text: str
-    seconds: float
-    stop: str
 
 
 class Engine:
@@ -51,49 +26,34 @@ class Engine:
 
     `context_tokens`: most tokens, prompts included, that the replies decoded together may take; where they
     are long, fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0:
-    as many as there are cores.
+    as many as there are cores. `max_waiting`: requests that `submit` lets wait; None: any number.
     Raises LiteError for a file that is not there or is not a GGUF that llama.cpp can load.
     """
 
     def __init__(
-        self, path: Path | str, *, context_tokens: int = 32768, batch_size: int = 16, num_threads: int = 0
+        self,
+        path: Path | str,
+        *,
+        context_tokens: int = 32768,
+        batch_size: int = 16,
+        num_threads: int = 0,
+        max_waiting: int | None = None,
     ):
-        self.path = Path(path)
         if not 1 <= batch_size <= MAX_BATCH:
             raise LiteError(f"batch size {batch_size}: must lie in 1..{MAX_BATCH}")
-        gguf_file.check(self.path)  # llama.cpp trusts what a file says of itself
-        self.batch_size = batch_size
+        self.path = Path(path)
+        self.batch_size, self.context_tokens = batch_size, context_tokens
         self.num_threads = num_threads or os.cpu_count() or 1
-        llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
-        llama_cpp.llama_backend_init()
-        self._slots: Slots | None = None
-        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(self.path), model_params())
-        if not self._model:
-            raise LiteError(
-                f"{self.path}: llama.cpp cannot load it; the file is damaged or too new, export it again"
-            )
-        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
-        self.num_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
-        self.trained_context = llama_cpp.llama_model_n_ctx_train(self._model)
-        self.context_tokens = context_tokens
-        self._pieces: dict[int, bytes] = {}
-        self._parts: dict[str, tuple[list[int], list[int]]] = {}
-        self._is_end = np.fromiter(
-            (llama_cpp.llama_vocab_is_eog(self._vocab, token) for token in range(self.num_vocab)),
-            bool,
-            self.num_vocab,
-        )
-        self.template = self._meta("tokenizer.chat_template")
-        self.has_dial = DIAL in self.template
+        self.model = Model(self.path)
+        self.trained_context = self.model.trained_context
+        self._prompts = Prompts(self.model)
+        self.has_dial = self._prompts.has_dial
+        self._loop = Loop(self._make_slots, max_waiting)
 
     def close(self) -> None:
-        """Free the model and its context."""
-        if self._slots:
-            self._slots.close()
-            self._slots = None
-        if self._model:
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
+        """Cancel what runs, and free the model and its context."""
+        self._loop.close()
+        self.model.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -101,154 +61,138 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _meta(self, key: str) -> str:
-        """A text value of the GGUF's metadata; empty where there is none."""
-        size = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), None, 0) + 1
-        if size <= 1:
-            return ""
-        buffer = ctypes.create_string_buffer(size)
-        llama_cpp.llama_model_meta_val_str(self._model, key.encode(), buffer, size)
-        return buffer.value.decode("utf-8")
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for a slot."""
+        return self._loop.num_waiting
 
-    def tokenise(self, text: str, *, special: bool) -> list[int]:
-        """Token ids of a text; `special` turns the text of control tokens into these tokens."""
-        data = text.encode("utf-8", errors="replace")
-        ids = (llama_cpp.llama_token * (len(data) + 1))()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), ids, len(ids), False, special)
-        if count < 0:
-            raise LiteError(f"{self.path}: its tokenizer failed on {text[:40]!r}; export it again")
-        return ids[:count]
+    @property
+    def num_running(self) -> int:
+        """Requests that have a slot."""
+        return self._loop.num_running
 
-    def detokenise(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens shown."""
-        return b"".join(map(self._piece, ids)).decode("utf-8", errors="replace")
+    def submit(self, ask: Ask, on_event: Callable[[Piece | None], None] | None = None) -> Stream:
+        """Start a request; it is decoded together with all others. Any thread may submit.
 
-    def _piece(self, token: int) -> bytes:
-        if token not in self._pieces:
-            buffer = ctypes.create_string_buffer(512)
-            size = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, True)
-            self._pieces[token] = buffer.raw[: max(size, 0)]
-        return self._pieces[token]
-
-    def count_tokens(self, text: str) -> int:
-        """How many tokens a think span is in this model's tokenizer."""
-        return len(self.tokenise(text, special=True))
-
-    def prompt_ids(self, question: str, mode: str) -> list[int]:
-        """Token ids of the prompt, up to where the assistant begins.
-
-        `mode` is one of lite.tokens.MODES for a model with a dial, else "base". Raises LiteError where the
-        two do not go together.
+        `on_event`: see Stream. Raises Busy where too many wait, LiteError for what this model cannot honour.
         """
-        if mode not in self._parts:
-            self._parts[mode] = self._template_parts(mode)
-        head, tail = self._parts[mode]
-        text = user_text(question) + (" " if self.has_dial else "")
-        return head + self.tokenise(text, special=False) + tail
-
-    def _template_parts(self, mode: str) -> tuple[list[int], list[int]]:
-        """The tokens before and after the user's text; our template's instruction belongs to that text."""
-        if self.has_dial and mode not in MODES:
-            raise LiteError(f"mode {mode!r}: {self.path.name} has a dial; use one of {', '.join(MODES)}")
-        if not self.has_dial and mode != BASE:
-            raise LiteError(
-                f"mode {mode!r}: {self.path.name} has no dial; use {BASE}, or a GGUF that lite made"
-            )
-        if not self.template:
-            raise LiteError(f"{self.path}: no chat template inside; use the GGUF of a chat model")
-        bos, eos = llama_cpp.llama_vocab_bos(self._vocab), llama_cpp.llama_vocab_eos(self._vocab)
-        dial = {DIAL: round(100 * float(mode))} if mode not in (BASE, POLICY) else {}
-
-        def render(content: str) -> str:
-            render_chat = Jinja2ChatFormatter(
-                self.template,
-                eos_token=self.detokenise([eos]) if eos >= 0 else "",
-                bos_token=self.detokenise([bos]) if bos >= 0 else "",
-            )
-            return render_chat(messages=[{"role": "user", "content": content}], **dial).prompt
-
-        try:
-            head, tail = split_template(render)
-        except (jinja2.TemplateError, TypeError, ValueError) as fault:  # ValueError: its own raise_exception
-            raise LiteError(
-                f"{self.path.name}: its chat template fails ({fault}); use another GGUF"
-            ) from None
-        if self.has_dial:
-            lead, control = INSTRUCTION + "\n", " " + control_token(mode)
-            if not head.endswith(lead) or not tail.startswith(control):
-                raise LiteError(
-                    f"{self.path.name}: its template does not put {control.strip()} last; export it again"
-                )
-            head, tail = head.removesuffix(lead), tail[1:]
-        return self.tokenise(head, special=True), self.tokenise(tail, special=True)
-
-    def room(self, prompt: Sequence[int]) -> int:
-        """Tokens that a reply to a prompt may have in the model's context. Raises LiteError where there is none."""
-        context = min(self.trained_context, self.context_tokens)
-        if not 0 < len(prompt) < context:
-            raise LiteError(
-                f"a prompt of {len(prompt)} tokens leaves no room in {context}; shorten the question"
-            )
-        return context - len(prompt)
+        stream = Stream(self._loop.note_cancelled, on_event)
+        self._loop.submit([self._job(ask, stream, stream.put)], limited=True)
+        return stream
 
     def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        *,
-        max_tokens: int,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
-        on_done: Callable[[int, Generation], None] | None = None,
-    ) -> list[Generation]:
-        """A reply to each prompt, in their order; `on_done(index, generation)` is called as each ends.
+        self, asks: Sequence[Ask], on_done: Callable[[int, Answer], None] | None = None
+    ) -> list[Answer]:
+        """The answer to each request, in their order; `on_done(index, answer)` is called as each comes.
 
-        Temperature 0 is greedy. What a prompt draws depends on `seed` and its place in the list, not on
-        the batch. A reply is at most `max_tokens` long, less where the model's context ends before.
+        Requests that begin alike are decoded one after the other, so that they share what they can.
         """
-        requests = []
-        for index, prompt in enumerate(prompts):
-            cap = min(max_tokens, self.room(prompt))
-            draws = np.random.default_rng([seed, index]).random(cap) if temperature > 0 else None
-            requests.append(Request(np.array(prompt, np.int32), cap, draws))
-        done: list[Generation | None] = [None] * len(requests)
-        if not requests:
-            return []
-
-        def finish(index: int, ids: list[int], seconds: float) -> None:
-            ended = bool(self._is_end[ids[-1]])
-            ids = ids[:-1] if ended else ids
-            done[index] = Generation(ids, self.detokenise(ids), seconds, "eos" if ended else "length")
-            if on_done:
-                on_done(index, done[index])
-
-        slots = self._slots_for(max(len(request.prompt) + request.max_tokens for request in requests))
-
-        def pick(logits: np.ndarray, rows: np.ndarray) -> np.ndarray:
-            if temperature <= 0:
-                return greedy(logits)
-            return sample(logits, slots.uniform[rows, slots.count[rows]], temperature, top_p)
-
+        done: queue.SimpleQueue[int] = queue.SimpleQueue()
+        jobs = []
+        for index, ask in enumerate(asks):
+            stream = Stream(self._loop.note_cancelled, lambda _, index=index: done.put(index))
+            jobs.append(self._job(ask, stream, None))
+        longest = max((job.num_cells for job in jobs), default=0)
+        for job in jobs:
+            job.num_cells = longest  # one context for all of them
+        answers: dict[int, Answer] = {}
         try:
-            slots.run(requests, pick, finish)
-        except BaseException:  # what the cells hold is not known any more
-            slots.close()
-            self._slots = None
+            self._loop.submit(sorted(jobs, key=lambda job: job.prompt.tolist()), limited=False)
+            for _ in jobs:
+                index = done.get()
+                answers[index] = jobs[index].stream.answer()
+                if on_done:
+                    on_done(index, answers[index])
+        except BaseException:
+            for job in jobs:
+                job.stream.cancel()
             raise
-        return done
+        return [answers[index] for index in range(len(jobs))]
 
-    def _slots_for(self, longest: int) -> Slots:
-        """A context for replies of up to `longest` tokens with their prompt: the one there, or a larger one."""
-        if self._slots and self._slots.num_cells < longest:
-            self._slots.close()
-            self._slots = None
-        if not self._slots:
-            cells = min(-(-longest // 256) * 256, self.context_tokens)  # llama.cpp counts cells in 256s
-            self._slots = Slots(
-                self._model,
-                self._is_end,
-                num_slots=min(self.batch_size, self.context_tokens // cells),
-                num_cells=cells,
-                num_threads=self.num_threads,
+    def mode(self, ask: Ask) -> str:
+        """The mode that a request is decoded in: its own, or what its budget picks."""
+        if ask.mode is not None:
+            return ask.mode
+        if not self.has_dial:
+            return BASE
+        if ask.budget is None or self.model.calibration is None:
+            return POLICY
+        return str(self.model.calibration.ratio_within(ask.budget))
+
+    def prompt(self, ask: Ask) -> Prompt:
+        """The prompt of a request. Raises LiteError for what this model cannot honour."""
+        check_settings(ask)
+        prompt = self._prompts.build(ask, self.mode(ask))
+        if not 0 < len(prompt.ids) < self._context:
+            raise LiteError(
+                f"a prompt of {len(prompt.ids)} tokens leaves no room in {self._context}; shorten the question"
             )
-        return self._slots
+        return prompt
+
+    @property
+    def _context(self) -> int:
+        """Tokens of a prompt and its reply, at most."""
+        return min(self.trained_context, self.context_tokens)
+
+    def _job(self, ask: Ask, stream: Stream, emit: Callable[[Piece], None] | None) -> Job:
+        prompt = self.prompt(ask)
+        lexicon = self.model.lexicon
+        room = min(ask.max_tokens, self._context - len(prompt.ids))
+        controller = Controller(lexicon, limits(lexicon, room, ask.budget), prompt.phase, emit)
+        job = Job(ask, prompt.ids, controller, stream)
+
+        def finish(job: Job) -> Answer:
+            seconds, read = time.monotonic() - job.started, controller.reader.think_tokens
+            return self._answer(ask, prompt, job.ids, read, seconds, controller.stop)
+
+        job.finish = finish
+        return job
+
+    def read(self, ask: Ask, ids: list[int], *, seconds: float, stop: Stop) -> Answer:
+        """The answer that these tokens are, where something else generated them for `prompt(ask)`."""
+        prompt = self.prompt(ask)
+        reader = Reader(prompt.phase)
+        for token in ids:
+            reader.read(self.model.lexicon.pieces[token])
+        reader.finish()
+        return self._answer(ask, prompt, ids, reader.think_tokens, seconds, stop)
+
+    def _answer(
+        self, ask: Ask, prompt: Prompt, ids: list[int], think_tokens: int, seconds: float, stop: Stop
+    ) -> Answer:
+        text = prompt.lead + whole(self.model.bytes_of(ids)).decode("utf-8", errors="replace")
+        reply = parse_reply(text)
+        return Answer(
+            mode=self.mode(ask),
+            ratio=reply.ratio,
+            budget=ask.budget,
+            think=strip_control(reply.think),
+            visible=strip_control(reply.visible),
+            think_tokens=think_tokens,
+            total_tokens=len(ids),
+            prompt_tokens=len(prompt.ids),
+            seconds=seconds,
+            stop=stop,
+            has_think=reply.has_think,
+            closed=reply.closed,
+            text=text,
+        )
+
+    def _make_slots(self, num_cells: int) -> Slots:
+        cells = min(_step_up(num_cells), _step_up(self._context), self.context_tokens)
+        return Slots(
+            self.model.handle,
+            self.model.num_vocab,
+            num_slots=min(self.batch_size, self.context_tokens // cells),
+            num_cells=cells,
+            num_threads=self.num_threads,
+        )
+
+
+def _step_up(num_cells: int) -> int:
+    """The next of 256, 512, 768, 1024, 1536, 2048, 3072, ... cells: llama.cpp counts in 256s, and a conversation
+    that grows shall seldom need a new context."""
+    size = 256
+    while size < num_cells:
+        size = size * 3 // 2 if size >= 512 and size & (size - 1) == 0 else 1 << size.bit_length()
+    return size

@@ -20,10 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
 from lite.grading import is_correct
-from lite.infer.ask import answer
-from lite.infer.engine import Engine, Generation
+from lite.infer import remote
+from lite.infer.engine import Engine
+from lite.infer.request import Answer, question
 from lite.measure import report
 from lite.progress import progress
 from lite.records import Problem, read_records, write_json, write_records
@@ -51,7 +53,7 @@ class Graded:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How replies are generated."""
+    """How replies are generated; `endpoint` is the API that generates them, "" for the engine here."""
 
     max_tokens: int
     temperature: float = 0.0
@@ -59,13 +61,14 @@ class Settings:
     seed: int = 0
     batch_size: int = 16
     num_threads: int = 0
+    budget: int | None = None  # think tokens of a reply, at most
+    endpoint: str = ""
 
 
-def grade(engine: Engine, problem: Problem, mode: str, generation: Generation, finished: float) -> Graded:
+def grade(problem: Problem, reply: Answer, finished: float) -> Graded:
     """Grade one reply; one that was cut, or whose think span is not closed, is wrong."""
-    reply = answer(engine, mode, generation)
     unclosed = reply.has_think and not reply.closed
-    whole = reply.stop == "eos" and not unclosed
+    whole = reply.stop in ("eos", "budget") and not unclosed
     return Graded(
         id=problem.id,
         ratio=reply.ratio,
@@ -75,36 +78,44 @@ def grade(engine: Engine, problem: Problem, mode: str, generation: Generation, f
         unclosed=unclosed,
         stop=reply.stop,
         finished=round(finished, 4),
-        text=generation.text,
+        text=reply.text,
     )
 
 
-def run_mode(engine: Engine, problems: Sequence[Problem], mode: str, settings: Settings) -> list[Graded]:
-    """Every problem's reply in one mode, in the problems' order."""
+def run_mode(
+    engine: Engine, problems: Sequence[Problem], mode: str, settings: Settings, only: bool = True
+) -> list[Graded]:
+    """Every problem's reply in one mode, in the problems' order. `only`: no other GGUF is measured."""
     asked = POLICY if mode == SFT_POLICY else mode
     started = time.monotonic()
-    prompts = [engine.prompt_ids(problem.question, asked) for problem in problems]
-    for problem, prompt in zip(problems, prompts, strict=True):
-        try:
-            engine.room(prompt)
-        except LiteError as fault:
-            raise LiteError(f"problem {problem.id}: {fault}") from None
-    graded: dict[int, Graded] = {}
-    with progress(f"evaluate {mode}", len(problems), "replies") as meter:
-
-        def on_done(index: int, generation: Generation) -> None:
-            finished = time.monotonic() - started
-            graded[index] = grade(engine, problems[index], asked, generation, finished)
-            meter.advance()
-
-        engine.generate(
-            prompts,
+    asks = []
+    for index, problem in enumerate(problems):
+        ask = question(
+            problem.question,
+            asked,
+            budget=settings.budget,
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
-            seed=settings.seed,
-            on_done=on_done,
+            seed=(settings.seed << 32) + index,  # each problem has draws of its own
         )
+        try:
+            engine.prompt(ask)
+        except LiteError as fault:
+            raise LiteError(f"problem {problem.id}: {fault}") from None
+        asks.append(ask)
+    graded: dict[int, Graded] = {}
+    with progress(f"evaluate {mode}", len(problems), "replies") as meter:
+
+        def on_done(index: int, reply: Answer) -> None:
+            graded[index] = grade(problems[index], reply, time.monotonic() - started)
+            meter.advance()
+
+        if settings.endpoint:
+            server = Endpoint(settings.endpoint, key=optional_key(), num_parallel=settings.batch_size)
+            remote.generate(engine, server, asks, on_done, only=only)
+        else:
+            engine.generate(asks, on_done)
     return [graded[index] for index in range(len(problems))]
 
 
@@ -142,9 +153,10 @@ def measure(
             continue
         with Engine(path, batch_size=settings.batch_size, num_threads=settings.num_threads) as engine:
             for mode in missing:
-                replies[mode] = run_mode(engine, problems, mode, settings)
+                replies[mode] = run_mode(engine, problems, mode, settings, len(digests) == 1)
                 write_records(_replies_path(out, mode), replies[mode])
     product = models.get(POLICY) or models[modes[-1]]
+    full = replies.get(FULL) if settings.budget is None else None
     made = {
         "model": product.name,
         "sha256": digests[product],
@@ -153,7 +165,11 @@ def measure(
         "settings": report.plain(settings),
         "versions": versions(),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        **report.build({mode: replies[mode] for mode in modes}, replies.get(FULL)),
+        **report.build(
+            {mode: replies[mode] for mode in modes},
+            full,
+            {problem.id: problem.data_set for problem in problems},
+        ),
     }
     report.write(made, out)
     return made
@@ -162,20 +178,30 @@ def measure(
 def evaluate(
     model: Path,
     problems: Sequence[Problem],
-    modes: Sequence[str],
+    modes: Sequence[str | None],
     out: Path,
     *,
     max_tokens: int,
     seed: int = 0,
+    budget: int | None = None,
+    endpoint: str = "",
 ) -> dict[str, Any]:
-    """The report of one GGUF, for `lite eval`: greedy, on any problems. `modes`: of MODES, or "base"."""
+    """The report of one GGUF, for `lite eval`: greedy, on any problems.
+
+    `modes`: of MODES, or "base"; None: what the budget picks. `budget`: think tokens of every reply, at most; then
+    there are no realised ratios, because the replies under 1.0 are held to it as well.
+    """
     with Engine(model) as engine:
-        wanted = {*modes, FULL} if engine.has_dial else set(modes)
-        for mode in wanted:
-            engine.prompt_ids("", mode)  # a mode this GGUF does not have is a LiteError before any work
-    return measure(
-        dict.fromkeys(wanted, Path(model)), problems, out, Settings(max_tokens=max_tokens, seed=seed)
+        asks = [question("", mode, budget=budget, max_tokens=max_tokens) for mode in modes]
+        for ask in asks:
+            engine.prompt(ask)  # a mode this GGUF does not have is a LiteError before any work
+        wanted = {engine.mode(ask) for ask in asks}
+        if engine.has_dial and budget is None:
+            wanted.add(FULL)
+    settings = Settings(
+        max_tokens=max_tokens, seed=seed, budget=budget, endpoint=base_url(endpoint) if endpoint else ""
     )
+    return measure(dict.fromkeys(wanted, Path(model)), problems, out, settings)
 
 
 def run(run: Run) -> dict[str, Any]:
@@ -193,6 +219,7 @@ def run(run: Run) -> dict[str, Any]:
             seed=run.recipe.seed,
             batch_size=config.batch_size,
             num_threads=config.num_threads,
+            endpoint=run.endpoint,
         ),
     )
     rows = {row["mode"]: row for row in made["rows"]}

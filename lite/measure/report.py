@@ -95,12 +95,28 @@ def compare(policy: Sequence[Graded], sft: Sequence[Graded]) -> dict[str, Any]:
     }
 
 
-def build(replies: Mapping[str, Sequence[Graded]], full: Sequence[Graded] | None) -> dict[str, Any]:
-    """`rows`, and `policy_vs_sft` where both are there. `full`: the replies under 1.0."""
+def build(
+    replies: Mapping[str, Sequence[Graded]],
+    full: Sequence[Graded] | None,
+    data_sets: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """`rows`, `policy_vs_sft` where both are there, and `data_sets`, the rows of each where there are several.
+
+    `full`: the replies under 1.0. `data_sets` names each problem's.
+    """
     tokens = {reply.id: reply.think_tokens for reply in full or ()}
     made: dict[str, Any] = {"rows": [row(mode, mine, tokens) for mode, mine in replies.items()]}
     if SFT_POLICY in replies and POLICY in replies:
         made["policy_vs_sft"] = compare(replies[POLICY], replies[SFT_POLICY])
+    names = list(dict.fromkeys((data_sets or {}).values()))
+    if data_sets is not None and len(names) > 1:
+        made["data_sets"] = {
+            name: [
+                row(mode, [reply for reply in mine if data_sets[reply.id] == name], tokens)
+                for mode, mine in replies.items()
+            ]
+            for name in names
+        }
     return made
 
 
@@ -118,11 +134,23 @@ def to_markdown(report: Mapping[str, Any]) -> str:
     rows, settings = report["rows"], report["settings"]
     greedy = settings["temperature"] <= 0
     how = "greedy" if greedy else f"temperature {settings['temperature']}, top-p {settings['top_p']}"
+    budget = settings.get("budget")
+    bound = "" if budget is None else f", thinking held to {budget}"
     lines = [
         f"# {report['model']}",
         "",
-        f"{rows[0]['num_problems']} problems, {how}, replies of at most {settings['max_tokens']} tokens.",
+        f"{rows[0]['num_problems']} problems, {how}, replies of at most {settings['max_tokens']} tokens{bound}.",
         "",
+        *_table(rows),
+    ]
+    for name, own in report.get("data_sets", {}).items():
+        lines += ["", f"## {name}, {own[0]['num_problems']} problems", "", *_table(own)]
+    lines += ["", *(f"- {note}" for note in _notes(report)), ""]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
         "| mode | accuracy (95 %) | think tokens (95 %) | all tokens | realised ratio | seconds | unclosed |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -135,8 +163,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
             f"| {row['think_tokens']:.1f} ({few:.1f} to {many:.1f}) | {row['total_tokens']:.1f} "
             f"| {ratio} | {row['seconds_per_problem']:.3f} | {row['unclosed_think']} |"
         )
-    lines += ["", *(f"- {note}" for note in _notes(report)), ""]
-    return "\n".join(lines)
+    return lines
 
 
 def _notes(report: Mapping[str, Any]) -> list[str]:

@@ -31,7 +31,8 @@ def _callback(meter: Meter):
         note = ""
 
         def on_save(self, args, state, control, **_):
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            if args.should_save:  # the main process
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
         def on_log(self, args, state, control, logs=None, **_):
             shown = {key: logs[key] for key in ("loss", "reward") if logs and key in logs}
@@ -39,6 +40,8 @@ def _callback(meter: Meter):
 
         def on_step_end(self, args, state, control, **_):
             meter.advance(1, self.note)
+            if state.global_step == 1:  # a disk that is full or not ours shows now, not in an hour
+                control.should_save = True
 
     return Progress()
 

@@ -11,13 +11,16 @@ every ratio (docs/log.md).
 
 from __future__ import annotations
 
+import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from lite import backend, grading, tokens
+from lite import backend, grading, ranks, tokens
+from lite.errors import LiteError
 from lite.recipe import Chrpo
 from lite.records import Journal, TeacherRatio, read_records, write_records
 from lite.stages import Run
@@ -26,7 +29,10 @@ from lite.train import checkpoints, rewards
 
 @dataclass(frozen=True, slots=True)
 class StepRewards:
-    """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led."""
+    """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led.
+
+    `realised_by_mode` are the mean realised ratios of the prompts of fixed ratios.
+    """
 
     step: int
     acc: float
@@ -39,6 +45,7 @@ class StepRewards:
     think_tokens: float
     realised: float
     chosen: dict[str, int] = field(default_factory=dict)
+    realised_by_mode: dict[str, float] = field(default_factory=dict)
 
 
 def judge(
@@ -59,9 +66,13 @@ def judge(
 
 
 def summarise(
-    step: int, rollouts: list[rewards.Rollout], terms: list[rewards.Rewards], lengths: list[int]
+    step: int, rollouts: Sequence[rewards.Rollout], terms: Sequence[rewards.Rewards], lengths: Sequence[int]
 ) -> StepRewards:
     """One line of rewards.jsonl."""
+    fixed = defaultdict(list)
+    for rollout in rollouts:
+        if rollout.asked is not None:
+            fixed[rollout.asked].append(rollout.realised)
     means = {
         name: round(fmean(getattr(term, name) for term in terms), 4) for name in rewards.Rewards.__slots__
     }
@@ -78,6 +89,7 @@ def summarise(
                 ).items()
             )
         ),
+        realised_by_mode={str(asked): round(fmean(found), 3) for asked, found in sorted(fixed.items())},
     )
 
 
@@ -125,7 +137,7 @@ class Environment:
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
                 top_p=config.top_p,
-                seed=self.seed + 1 + trainer.state.global_step,
+                seed=self.seed + 1 + trainer.state.global_step + 1_000_003 * ranks.index(),
                 batch_size=len(prompts),
             )
         end = [self.tokenizer.eos_token_id]
@@ -143,8 +155,11 @@ class Environment:
             judged.append(judge(text, self.teachers[id], self.tokenizer, mode))
         terms = [rewards.score(rollout, self.config) for rollout, _ in judged]
         self.ctrl = [term.ctrl for term in terms]
-        rollouts, lengths = [rollout for rollout, _ in judged], [length for _, length in judged]
-        self.journal.append([summarise(trainer_state.global_step + 1, rollouts, terms, lengths)])
+        everyone = ranks.gather(list(zip(judged, terms, strict=True)))
+        if ranks.is_main():
+            rollouts, lengths = zip(*(pair for pair, _ in everyone), strict=True)
+            step = trainer_state.global_step + 1
+            self.journal.append([summarise(step, rollouts, [term for _, term in everyone], lengths)])
         return [term.main for term in terms]
 
 
@@ -174,6 +189,9 @@ def trainer_class():
                 return torch.zeros((), device=advantages.device)
             width = inputs["prompt_ids"].shape[1]
             both = torch.cat([inputs["prompt_ids"], inputs["prompt_mask"]], 1)
+            model = self.accelerator.unwrap_model(
+                model
+            )  # processes need not agree on whether there is a term
             both, group = torch.unique(both, dim=0, return_inverse=True)  # each prompt once
             logits = backend.last_logits(model, both[:, :width], both[:, width:])  # (U, V)
             log_probs = torch.log_softmax(logits.float() / config.temperature, -1)[group]  # (B, V)
@@ -194,7 +212,12 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
     ids = list(environment.prompts)
     ids *= -(-config.prompts // len(ids))  # TRL drops what does not fill a step
     rollouts = config.prompts * config.group
-    batch_size = min(config.batch_size, rollouts)
+    if config.prompts % ranks.num():
+        raise LiteError(
+            f"chrpo.prompts = {config.prompts}: {ranks.num()} processes cannot share them; make it a multiple"
+        )
+    rollouts //= ranks.num()  # whole groups in each process
+    batch_size = math.gcd(min(config.batch_size, config.prompts * config.group), rollouts)
 
     def main(**arguments) -> list[float]:
         return environment.main(**arguments)
@@ -224,13 +247,14 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
             learning_rate=config.learning_rate,
             # Said here because Unsloth's defaults on CUDA differ: masking, 8-bit AdamW, a tenth of warmup.
             optim="adamw_torch_fused",
-            warmup_steps=0,
+            warmup_steps=config.warmup,  # below 1: a share of all steps
             weight_decay=0.0,
             gradient_checkpointing=torch.cuda.is_available(),
             save_steps=config.save_steps,
             save_total_limit=2,
             logging_steps=1,
             disable_tqdm=True,
+            ddp_find_unused_parameters=False,  # all that trains is used in every step
             report_to=config.report_to,
             seed=environment.seed,
         ),
@@ -254,14 +278,18 @@ def run(run: Run) -> dict[str, Any]:
     )
     work, log = run.path("chrpo", "checkpoints"), run.path("chrpo", "rewards.jsonl")
     resume = checkpoints.last_whole(work)
-    with Journal(log, StepRewards) as old:
-        kept = [record for record in old.records if record.step <= checkpoints.step_of(resume)]
-    write_records(log, kept)  # steps after the checkpoint are made again
+    if ranks.is_main():
+        with Journal(log, StepRewards) as old:
+            kept = [record for record in old.records if record.step <= checkpoints.step_of(resume)]
+        write_records(log, kept)  # steps after the checkpoint are made again
+    ranks.wait()
     with Journal(log, StepRewards) as journal:
         environment = Environment(teachers, tokenizer, config, run.recipe.seed, journal)
         trainer = make_trainer(model, tokenizer, environment, str(work))
         checkpoints.fit(trainer, "chrpo", config.steps, resume)
         steps = journal.records
+    if not ranks.is_main():
+        return {}
     checkpoints.save_adapter(trainer.model, tokenizer, run.path("chrpo", "adapter"))
     checkpoints.clean(work)
     early, late = steps[: max(1, len(steps) // 5)], steps[-max(1, len(steps) // 5) :]

@@ -1,13 +1,14 @@
 """Stage "probe": the teacher ratio r* of each RL problem, by the SFT model's success rate at each ratio.
 
-Takes problems/rl.jsonl and sft/adapter, gives probe/ratios.jsonl (TeacherRatio) and probe/samples.jsonl (the
-journal). Departure from Extra-CoT: several samples per ratio and a success rate, not one sample, so that luck
-decides less. Problems that are not solved at ratio 1.0, or solved at a ratio below one that is not, are
-discarded as in the paper.
+Takes problems/rl.jsonl and sft/adapter, gives probe/ratios.jsonl (TeacherRatio), and the journals
+probe/samples.jsonl and probe/greedy.jsonl (one more reply at 1.0). Departure from
+Extra-CoT: several samples per ratio and a success rate, not one sample, so that luck decides less. Problems that
+are not solved at ratio 1.0, or solved at a ratio below one that is not, are discarded as in the paper.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from typing import Any
 
@@ -41,11 +42,14 @@ def run(run: Run) -> dict[str, Any]:
             tasks += [
                 Task(f"{problem.id}/{ratio}/{i}", prompt, problem.answer) for i in range(config.num_samples)
             ]
-    model, _ = backend.load(
-        run.recipe.model,
-        max_tokens=room(tasks, config),
-        adapter=run.path("sft", "adapter"),
-        four_bit=run.recipe.sft.four_bit,
+    model = (
+        run.server(config.batch_size)
+        or backend.load(
+            run.recipe.model,
+            max_tokens=room(tasks, config),
+            adapter=run.path("sft", "adapter"),
+            four_bit=run.recipe.sft.four_bit,
+        )[0]
     )
     samples = sample_replies(
         model,
@@ -56,6 +60,16 @@ def run(run: Run) -> dict[str, Any]:
         seed=run.recipe.seed,
         name="probe",
     )
+    greedy = sample_replies(
+        model,
+        tokenizer,
+        [Task(p.id, encode_prompt(tokenizer, p.question, str(RATIOS[-1])), p.answer) for p in problems],
+        dataclasses.replace(config, temperature=0.0),
+        run.path("probe", "greedy.jsonl"),
+        seed=run.recipe.seed,
+        name="greedy at 1.0",
+    )
+    greedy_tokens = {sample.id: sample.num_tokens for sample in greedy}
     by_ratio: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_ratio[sample.id.rpartition("/")[0]].append(sample)
@@ -63,12 +77,12 @@ def run(run: Run) -> dict[str, Any]:
     for problem in problems:
         groups = [by_ratio[f"{problem.id}/{ratio}"] for ratio in RATIOS]
         success = [sum(sample.correct for sample in group) / len(group) for group in groups]
-        full_tokens = sum(sample.num_tokens for sample in groups[-1]) / len(groups[-1])
         ratio = teacher_ratio(success, config.min_success)
-        if ratio is not None and full_tokens > 0:
-            found.append(
-                TeacherRatio(problem.id, problem.question, problem.answer, ratio, success, full_tokens)
-            )
+        # Samples, as CHRPO takes them, are longer than greedy replies, as reports measure them: the middle serves both.
+        sampled = sum(sample.num_tokens for sample in groups[-1]) / len(groups[-1])
+        whole = (sampled + greedy_tokens[problem.id]) / 2
+        if ratio is not None and whole > 0:
+            found.append(TeacherRatio(problem.id, problem.question, problem.answer, ratio, success, whole))
     if not found:
         raise LiteError(
             f"probe: none of {len(problems)} problems is solved at ratio 1.0 in {config.min_success:.0%} of samples;"

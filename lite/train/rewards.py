@@ -3,7 +3,8 @@
 Takes a graded rollout and the recipe's coefficients, gives every term. Source: Extra-CoT (arXiv 2602.08324),
 section on CHRPO; the coefficients it does not publish are set in lite/recipe.py. Departure: a rollout that
 chose no ratio gets the worst R_ctrl that the table can give, and neither R_mode nor R_cal. Rollouts of fixed modes
-get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it.
+get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it. A realised ratio above 1 counts as 1:
+the reference is one reply, not a limit, and to hit its chance length would be noise (docs/log.md).
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def cal_reward(rollout: Rollout, config: Chrpo) -> float:
     target = rollout.chosen if rollout.asked is None else rollout.asked
     if target is None or not rollout.has_think:
         return 0.0
-    delta = abs(rollout.realised - target)
+    delta = abs(min(rollout.realised, 1.0) - target)
     if delta <= config.eps:
         return 1.0 - delta / config.eps
     return -min(1.0, (delta - config.eps) / (1.0 - config.eps))

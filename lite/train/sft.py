@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from lite import backend, tokens
+from lite import backend, ranks, tokens
 from lite.errors import LiteError
 from lite.recipe import Sft
 from lite.records import Row, atomic_write, read_records
@@ -54,6 +54,47 @@ def training_order(lengths: Sequence[int], per_step: int, epochs: float, seed: i
     return [row for step in steps for row in step]
 
 
+def prepare(
+    tokenizer, rows: Sequence[Row], config: Sft, seed: int
+) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
+    """Encoded rows that fit `max_tokens`, and the order that they are trained in.
+
+    Steps are made of rows whose traces are alike in length, so that each holds all ratios: by their own lengths
+    each would hold one ratio, and the dial was not learnt so (docs/log.md). Within a step the order makes no
+    difference to the gradient: there rows go by their own lengths, so that a pass has little padding.
+    """
+    encoded = [(row.id, encode_row(tokenizer, row)) for row in rows]
+    longest: dict[str, int] = defaultdict(int)
+    for id, (ids, _) in encoded:
+        longest[id] = max(longest[id], len(ids))
+    encoded = [(id, pair) for id, pair in encoded if len(pair[0]) <= config.max_tokens]
+    if not encoded:
+        raise LiteError(
+            f"sft: none of {len(rows)} rows has at most {config.max_tokens} tokens; raise sft.max_tokens"
+        )
+    per_step = config.batch_size * config.accumulation
+    order = training_order([longest[id] for id, _ in encoded], per_step, config.epochs, seed)
+    pairs = [pair for _, pair in encoded]
+    steps = [order[at : at + per_step] for at in range(0, len(order), per_step)]
+    return pairs, [row for step in steps for row in sorted(step, key=lambda row: -len(pairs[row][0]))]
+
+
+def trainer_class():
+    """TRL's SFTTrainer (Unsloth's, where it replaces it); on a CPU with the loss of lite.train.cpu."""
+    from trl import SFTTrainer
+
+    class ReplyTrainer(SFTTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+            causal = self.accelerator.unwrap_model(model).get_base_model()
+            if not getattr(causal, "has_reply_loss", False):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            # Rows are padded on the right, where a causal model does not look: no mask is needed.
+            loss = model(input_ids=inputs["input_ids"], reply_labels=inputs["labels"])
+            return loss * self.accelerator.num_processes / num_items_in_batch
+
+    return ReplyTrainer
+
+
 def make_trainer(
     model,
     tokenizer,
@@ -66,10 +107,15 @@ def make_trainer(
     """The trainer of a stage, on encoded rows in the order given; its checkpoints go to `folder`."""
     import torch
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
+    if model.device.type == "cpu":
+        from lite.train import cpu
+
+        cpu.speed_up(model)
     inputs, labels = zip(*pairs, strict=True)
-    trainer = SFTTrainer(
+    batch_size, accumulation = ranks.share(config.batch_size, config.accumulation, "sft.batch_size")
+    trainer = trainer_class()(
         model=model,
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"input_ids": inputs, "labels": labels}).select(order),
@@ -81,8 +127,8 @@ def make_trainer(
             pad_to_multiple_of=64,  # few shapes, so that memory that was freed fits again
             num_train_epochs=1,  # the order holds all epochs
             max_steps=config.max_steps,
-            per_device_train_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.accumulation,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
             train_sampling_strategy="sequential",
             learning_rate=config.learning_rate,
             optim="adamw_torch_fused",  # Unsloth's default on CUDA is 8-bit
@@ -94,6 +140,7 @@ def make_trainer(
             save_total_limit=2,  # while one is being written, the one before is whole
             logging_steps=1,
             disable_tqdm=True,
+            ddp_find_unused_parameters=False,  # all that trains is used in every step
             report_to=config.report_to,
             seed=seed,
         ),
@@ -112,27 +159,17 @@ def run(run: Run) -> dict[str, Any]:
         four_bit=config.four_bit,
         seed=run.recipe.seed,
     )
-    encoded = [(row.id, encode_row(tokenizer, row)) for row in rows]
-    # Steps are made of rows whose traces are alike in length, so that each holds all ratios: by their own
-    # lengths each would hold one ratio, and the dial was not learnt so (docs/log.md).
-    longest: dict[str, int] = defaultdict(int)
-    for id, (ids, _) in encoded:
-        longest[id] = max(longest[id], len(ids))
-    encoded = [(id, pair) for id, pair in encoded if len(pair[0]) <= config.max_tokens]
-    pairs, lengths = [pair for _, pair in encoded], [longest[id] for id, _ in encoded]
-    if not pairs:
-        raise LiteError(
-            f"sft: none of {len(rows)} rows has at most {config.max_tokens} tokens; raise sft.max_tokens"
-        )
+    pairs, order = prepare(tokenizer, rows, config, run.recipe.seed)
     work = run.path("sft", "checkpoints")
     per_step = config.batch_size * config.accumulation
-    order = training_order(lengths, per_step, config.epochs, run.recipe.seed)
     trainer = make_trainer(model, tokenizer, pairs, order, config, run.recipe.seed, str(work))
     resume = checkpoints.last_whole(work)
     total = config.max_steps if config.max_steps > 0 else math.ceil(len(order) / per_step)
     started = time.monotonic()
     checkpoints.fit(trainer, "sft", total, resume)
     seconds = time.monotonic() - started
+    if not ranks.is_main():
+        return {}
     curve = [
         {"step": entry["step"], "loss": entry["loss"]}
         for entry in trainer.state.log_history

@@ -2,15 +2,23 @@
 
 Takes problems/train.jsonl, gives traces/traces.jsonl (Trace) and traces/samples.jsonl (every Sample, the
 journal that a cut run resumes from). Source: Extra-CoT trains on the backbone's own correct traces.
+
+Departures, for bases that the paper has not: one that writes no think span has its whole reply taken as the chain
+of thought, with a closing sentence behind it, and learns the span in SFT; for one that is too weak to be right by
+itself, method "gold" takes the worked solutions of the data set.
 """
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lite import backend, grading, tokens
+from lite.completions import Sampling, complete_texts
+from lite.endpoint import Endpoint
 from lite.errors import LiteError
 from lite.progress import progress
 from lite.recipe import Probe, Traces
@@ -60,11 +68,25 @@ def grade(task: Task, text: str, tokenizer) -> Sample:
 def sample_replies(
     model, tokenizer, tasks: list[Task], config: Traces | Probe, journal_path: Path, *, seed: int, name: str
 ) -> list[Sample]:
-    """Sample and grade one reply per task; batches in the journal are not sampled again."""
+    """Sample and grade one reply per task; what is in the journal is not sampled again.
+
+    `model` is one that is loaded here, or an Endpoint that serves it.
+    """
     tasks = sorted(tasks, key=lambda task: (-len(task.prompt), task.id))  # long prompts, long replies
     with Journal(journal_path, Sample) as journal, progress(name, len(tasks), "replies") as meter:
         done = {sample.id for sample in journal.records}
         meter.advance(len(done))
+        if isinstance(model, Endpoint):
+            left = [task for task in tasks if task.id not in done]
+
+            def finish(index: int, text: str) -> None:
+                journal.append([grade(left[index], text, tokenizer)])
+                meter.advance()
+
+            sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
+            seeds = [zlib.crc32(f"{seed}/{task.id}".encode()) for task in left]
+            complete_texts(model, tokenizer, [task.prompt for task in left], sampling, seeds, finish)
+            return journal.records
         for start in range(0, len(tasks), config.batch_size):
             batch = [task for task in tasks[start : start + config.batch_size] if task.id not in done]
             if not batch:
@@ -85,18 +107,58 @@ def sample_replies(
         return journal.records
 
 
+def conclusion(answer: str) -> str:
+    """The visible answer behind a chain of thought that came without one."""
+    return f"The answer is \\boxed{{{answer}}}."
+
+
+def gold_traces(problems: Sequence[Problem]) -> list[Trace]:
+    """The worked solutions as traces; one that contradicts its problem's answer is left out."""
+    return [
+        Trace(f"{problem.id}/gold", problem.question, problem.answer, problem.cot, conclusion(problem.answer))
+        for problem in problems
+        if problem.cot
+        and ((said := grading.final_answer(problem.cot)) is None or grading.same(said, problem.answer))
+    ]
+
+
+def sampled_trace(sample: Sample, problem: Problem) -> Trace | None:
+    """A correct reply as a trace; None for a wrong one, or one whose think span is not closed."""
+    if not sample.correct or not (sample.closed or not sample.think):
+        return None
+    think, visible = sample.think, sample.visible
+    if not sample.closed:  # no think span at all
+        think, visible = visible, conclusion(problem.answer)
+    return Trace(sample.id, problem.question, problem.answer, think, visible) if think else None
+
+
+def _write(run: Run, tokenizer, traces: list[Trace]) -> dict[str, Any]:
+    write_records(run.path("traces", "traces.jsonl"), traces)
+    counts = [backend.count_tokens(tokenizer, trace.think) for trace in traces]
+    return {"traces": len(traces), "think_tokens": round(sum(counts) / len(counts), 1)}
+
+
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.traces
     problems = {problem.id: problem for problem in read_records(run.path("problems", "train.jsonl"), Problem)}
     tokenizer = backend.load_tokenizer(run.recipe.model)
+    if config.method == "gold":
+        traces = gold_traces(list(problems.values()))
+        if not traces:
+            raise LiteError(
+                f"traces.method = gold: none of {len(problems)} problems has a worked solution; name its column "
+                "(cot) in problems.source, or sample"
+            )
+        return _write(run, tokenizer, traces)
     tasks = []
     for problem in problems.values():
         prompt = tokens.encode_prompt(tokenizer, problem.question, tokens.BASE)
         tasks += [
             Task(f"{problem.id}/{index}", prompt, problem.answer) for index in range(config.num_samples)
         ]
-    model, _ = backend.load(
-        run.recipe.model, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit
+    model = (
+        run.server(config.batch_size)
+        or backend.load(run.recipe.model, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit)[0]
     )
     samples = sample_replies(
         model,
@@ -107,20 +169,12 @@ def run(run: Run) -> dict[str, Any]:
         seed=run.recipe.seed,
         name="traces",
     )
-    good = sorted((s for s in samples if s.correct and s.closed and s.think), key=lambda sample: sample.id)
-    if not good:
+    made = (sampled_trace(sample, problems[sample.id.rpartition("/")[0]]) for sample in samples)
+    traces = sorted(filter(None, made), key=lambda trace: trace.id)
+    if not traces:
         raise LiteError(
             f"traces: none of {len(samples)} replies is correct and closes its think span within"
-            f" {config.max_tokens} tokens; raise traces.max_tokens or take easier problems"
+            f" {config.max_tokens} tokens; raise traces.max_tokens, take easier problems, or traces.method = gold"
         )
-    traces = []
-    for sample in good:
-        problem = problems[sample.id.rpartition("/")[0]]
-        traces.append(Trace(sample.id, problem.question, problem.answer, sample.think, sample.visible))
-    write_records(run.path("traces", "traces.jsonl"), traces)
-    return {
-        "sampled": len(samples),
-        "correct": round(sum(sample.correct for sample in samples) / len(samples), 4),
-        "traces": len(good),
-        "think_tokens": round(sum(sample.num_tokens for sample in good) / len(good), 1),
-    }
+    correct = sum(sample.correct for sample in samples) / len(samples)
+    return {"sampled": len(samples), "correct": round(correct, 4), **_write(run, tokenizer, traces)}

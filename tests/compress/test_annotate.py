@@ -53,14 +53,16 @@ class Copier:
     def __init__(self, num_tokens):
         import torch
 
-        self.num_tokens, self.device = num_tokens, torch.device("cpu")
+        self.num_tokens, self.device, self.dtype = num_tokens, torch.device("cpu"), torch.float32
 
     def get_decoder(self):
         import torch
 
-        def decoder(input_ids, attention_mask):
-            seen = torch.nn.functional.one_hot(input_ids, self.num_tokens).cumsum(1).clamp(max=1)  # (B, T, V)
-            return type("Output", (), {"last_hidden_state": 4.0 * seen.float()})
+        def decoder(input_ids, attention_mask, **_):
+            attended = (attention_mask[:, 0] == 0).float()  # (B, T, T)
+            tokens = torch.nn.functional.one_hot(input_ids, self.num_tokens).float()
+            seen = (attended @ tokens).clamp(max=1)  # (B, T, V)
+            return type("Output", (), {"last_hidden_state": 4.0 * seen})
 
         return decoder
 

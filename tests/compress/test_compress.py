@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lite.compress.compress import ASKED, compress, encoder
+from lite.compress.compress import ASKED, cohere, compress, encoder
 from lite.compress.select import random_scores
 from lite.compress.units import segment
 
@@ -33,6 +33,16 @@ def test_by_hand():
         ("12 + 5 = 17. which", 6, 9),
         (text, 9, 9),
     ]
+
+
+def test_scores_by_clause():
+    # clauses: "So, " | "it is" | "3 + 4 = 7." | "Yes it is."
+    text = "So, it is 3 + 4 = 7. Yes it is."
+    scores = [0.2, 0.1, 0.3, 0.9, 0.6, 0.3, 0.0]
+    assert cohere(text, scores, 0.0).tolist() == scores
+    assert cohere(text, scores, 1.0) == pytest.approx([0.2, 0.2, 0.2, 0.9, 0.3, 0.3, 0.3])
+    assert cohere(text, scores, 0.5) == pytest.approx([0.2, 0.15, 0.25, 0.9, 0.45, 0.3, 0.15])
+    assert cohere("", [], 1.0).tolist() == []
 
 
 def test_no_trace_and_wrong_scores():

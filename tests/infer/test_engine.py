@@ -1,21 +1,25 @@
-"""The engine on a random tiny GGUF: prompts, tokens, and batches that give what one-by-one decoding gives."""
+"""The engine on a random tiny GGUF: prompts, and batches that give what one-by-one decoding gives."""
 
 from __future__ import annotations
 
+import threading
+import time
+
 import llama_cpp
-import numpy as np
 import pytest
 import tiny_gguf
 from tiny_gguf import CONTEXT, write_tiny_gguf
 from tiny_tokenizer import SPECIAL, THINK_MARKS, byte_level, finish
 
 from lite.errors import LiteError
-from lite.infer.ask import answer, ask
-from lite.infer.batch import sample
-from lite.infer.engine import Engine, Generation
+from lite.infer import controller, loop, reader
+from lite.infer.engine import Engine
+from lite.infer.request import Ask, Busy, Message, question
 from lite.tokens import BASE, CONTROL_TOKENS, INSTRUCTION, MODES, POLICY, THINK_CLOSE, THINK_OPEN
 
 QUESTIONS = [f"Q{i}: {'so ' * (i % 5)}what is {i} times {7 * i}?" for i in range(12)]
+# A sweep over modes, so that prompts share long and short beginnings.
+ASKS = [question(text, mode, max_tokens=40) for text in QUESTIONS for mode in MODES[:3]]
 
 
 @pytest.fixture(scope="module")
@@ -30,125 +34,238 @@ def engine(path):
 
 
 @pytest.fixture(scope="module")
-def prompts(engine):
-    """A sweep over all modes, so that prompts share long and short beginnings."""
-    return [engine.prompt_ids(question, mode) for question in QUESTIONS for mode in MODES[:3]]
-
-
-@pytest.fixture(scope="module")
-def one_by_one(path, prompts):
-    """Greedy ids from llama-cpp-python's own loop, one prompt after the other, at most 40."""
+def one_by_one(path, engine):
+    """Greedy texts from llama-cpp-python's own loop, one prompt after the other, at most 40 tokens."""
     model = llama_cpp.Llama(
         str(path), n_ctx=CONTEXT, n_threads=1, n_threads_batch=1, flash_attn=False, verbose=False
     )
     replies = []
-    for prompt in prompts:
+    for ask in ASKS:
         ids: list[int] = []
-        for token in model.generate(prompt, temp=0.0):
+        for token in model.generate(engine.prompt(ask).ids, temp=0.0):
             if token == model.token_eos() or len(ids) == 40:
                 break
             ids.append(token)
-        replies.append(ids)
+        replies.append(text_of(engine, ids))
     model.close()
     return replies
 
 
-def test_batched_greedy_equals_one_by_one(engine, prompts, one_by_one):
+def text_of(engine, ids):
+    return engine.model.bytes_of(ids).decode("utf-8", errors="replace")
+
+
+def texts(answers):
+    """Replies as they are written, but for half a character that a cut may leave at their end."""
+    return [answer.text.rstrip("�") for answer in answers]
+
+
+def same_texts(answers, expected):
+    return texts(answers) == [text.rstrip("�") for text in expected]
+
+
+def test_batched_greedy_equals_one_by_one(engine, one_by_one):
     order = []
-    found = engine.generate(prompts, max_tokens=40, on_done=lambda index, generation: order.append(index))
-    assert [generation.ids for generation in found] == one_by_one
-    assert sorted(order) == list(range(len(prompts))) and order != sorted(order)
-    assert {generation.stop for generation in found} == {"eos", "length"}
-    assert all((len(generation.ids) == 40) or generation.stop == "eos" for generation in found)
-    assert len({tuple(generation.ids) for generation in found}) > len(prompts) // 2  # it is not one constant
+    found = engine.generate(ASKS, on_done=lambda index, answer: order.append(index))
+    assert same_texts(found, one_by_one)
+    assert sorted(order) == list(range(len(ASKS))) and order != sorted(order)
+    assert {answer.stop for answer in found} == {"eos", "length"}
+    assert all((answer.total_tokens == 40) or answer.stop == "eos" for answer in found)
+    assert len(set(texts(found))) > len(ASKS) // 2  # it is not one constant
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_the_batch_size_changes_nothing(path, prompts, one_by_one, batch_size):
+def test_the_batch_size_changes_nothing(path, one_by_one, batch_size):
     with Engine(path, batch_size=batch_size, num_threads=1) as engine:
-        assert [generation.ids for generation in engine.generate(prompts, max_tokens=40)] == one_by_one
+        assert same_texts(engine.generate(ASKS), one_by_one)
 
 
-def test_a_second_call_reuses_cells_and_a_longer_one_makes_room(path, prompts, one_by_one):
+def test_submitted_in_any_order_from_many_threads(engine, one_by_one):
+    answers = [None] * len(ASKS)
+
+    def client(start):
+        for index in range(start, len(ASKS), 6):
+            answers[index] = engine.submit(ASKS[index]).answer()
+
+    threads = [threading.Thread(target=client, args=(start,)) for start in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same_texts(answers, one_by_one)
+    assert engine.num_running == engine.num_waiting == 0
+
+
+def test_a_second_call_reuses_cells_and_a_longer_one_makes_room(path, one_by_one):
     with Engine(path, batch_size=3, num_threads=1) as engine:
-        short = engine.generate(prompts[:4], max_tokens=10)
-        context = engine._slots
-        again = engine.generate(prompts[:4], max_tokens=40)
-        assert engine._slots is context  # 256 cells were enough for both
-        assert [generation.ids for generation in again] == one_by_one[:4]
-        assert [generation.ids for generation in short] == [ids[:10] for ids in one_by_one[:4]]
-        long = engine.generate([prompts[0] + one_by_one[0]], max_tokens=300)
-        assert engine._slots is not context and long[0].ids
+        short = engine.generate(
+            [question(ask.messages[0].content, ask.mode, max_tokens=10) for ask in ASKS[:4]]
+        )
+        slots = engine._loop._slots
+        again = engine.generate(ASKS[:4])
+        assert engine._loop._slots is slots  # 256 cells were enough for both
+        assert same_texts(again, one_by_one[:4])
+        assert all(long.startswith(cut) for cut, long in zip(texts(short), one_by_one, strict=False))
+        engine.submit(question(QUESTIONS[0], "0.2", max_tokens=300)).answer()
+        assert engine._loop._slots is not slots and engine._loop._slots.num_cells == 512
 
 
-def test_little_context_decodes_fewer_together(path, prompts, one_by_one):
+def test_prefixes_are_computed_once(path, monkeypatch):
+    fed = []
+    decode = loop.Slots._decode
+    monkeypatch.setattr(loop.Slots, "_decode", lambda self, size: (fed.append(size), decode(self, size))[1])
+    with Engine(path, batch_size=5, num_threads=1) as engine:
+        asks = [question(QUESTIONS[4], mode, max_tokens=1) for mode in MODES[:5]]
+        lengths = {len(engine.prompt(ask).ids) for ask in asks}
+        engine.generate(asks)
+    assert len(lengths) == 1
+    tail = ["<COMP_20>", "<|im_end|>", "\n", "<|im_start|>", *"assistant", "\n"]  # what differs, and follows
+    assert sum(fed) == lengths.pop() + 4 * len(tail)
+
+
+def test_little_context_decodes_fewer_together(path, one_by_one):
     with Engine(path, batch_size=16, context_tokens=600, num_threads=1) as engine:
-        assert [generation.ids for generation in engine.generate(prompts, max_tokens=40)] == one_by_one
-        assert engine._slots.num_slots == 2  # of 256 cells
+        assert same_texts(engine.generate(ASKS), one_by_one)
+        assert engine._loop._slots.num_slots == 2  # of 256 cells
 
 
-def test_a_prompt_longer_than_one_batch_is_fed_in_pieces(path, prompts, one_by_one, monkeypatch):
+def test_a_prompt_longer_than_one_batch_is_fed_in_pieces(path, one_by_one, monkeypatch):
     monkeypatch.setattr("lite.infer.batch.BATCH_TOKENS", 32)
     with Engine(path, batch_size=4, num_threads=1) as engine:
-        assert [generation.ids for generation in engine.generate(prompts[:9], max_tokens=40)] == one_by_one[
-            :9
-        ]
+        assert same_texts(engine.generate(ASKS[:9]), one_by_one[:9])
 
 
-def test_an_interrupted_call_leaves_a_usable_engine(path, prompts, one_by_one):
-    def interrupt(index, generation):
+def test_beside_replies_a_prompt_is_fed_in_portions(path, one_by_one, monkeypatch):
+    monkeypatch.setattr("lite.infer.batch.MICRO_TOKENS", 8)
+    with Engine(path, batch_size=4, num_threads=1) as engine:
+        assert same_texts(engine.generate(ASKS[:9]), one_by_one[:9])
+
+
+def test_an_interrupted_call_leaves_a_usable_engine(path, one_by_one):
+    def interrupt(index, answer):
         raise KeyboardInterrupt
 
     with Engine(path, batch_size=4, num_threads=1) as engine:
         with pytest.raises(KeyboardInterrupt):
-            engine.generate(prompts, max_tokens=40, on_done=interrupt)
-        assert [generation.ids for generation in engine.generate(prompts[:5], max_tokens=40)] == one_by_one[
-            :5
+            engine.generate(ASKS, on_done=interrupt)
+        assert same_texts(engine.generate(ASKS[:5]), one_by_one[:5])
+
+
+def test_a_fault_of_the_decoder_fails_who_runs_and_nobody_after(path, one_by_one, monkeypatch):
+    with Engine(path, batch_size=2, num_threads=1) as engine:
+        with monkeypatch.context() as broken:
+            broken.setattr(llama_cpp, "llama_decode", lambda *_: 2)
+            with pytest.raises(LiteError, match="stopped with code 2"):
+                engine.submit(ASKS[0]).answer()
+        assert same_texts([engine.submit(ASKS[0]).answer()], one_by_one[:1])
+
+
+def test_no_memory_for_a_context(path, monkeypatch):
+    with Engine(path, num_threads=1) as engine:
+        with monkeypatch.context() as broken:
+            broken.setattr(llama_cpp, "llama_init_from_model", lambda *_: None)
+            with pytest.raises(LiteError, match="no memory for 4096 tokens"):
+                engine.submit(ASKS[0]).answer()
+        assert engine.submit(ASKS[0]).answer().total_tokens
+
+
+def test_pieces_are_the_answer(engine):
+    stream = engine.submit(ASKS[3])
+    pieces, answer = list(stream), stream.answer()
+    assert "".join(piece.text for piece in pieces).rstrip("�") == answer.visible.rstrip("�")
+    assert {piece.kind for piece in pieces} == {"answer"} and list(stream) == []
+    assert sum(piece.num_tokens for piece in pieces) <= answer.total_tokens == 40
+    events = []
+    engine.submit(ASKS[3], events.append).answer()
+    while not events or events[-1] is not None:
+        time.sleep(0.001)
+    assert events[:-1] == pieces
+
+
+@pytest.fixture
+def thinking(tmp_path, monkeypatch):
+    """A GGUF whose template opens the think span, so that a random model thinks."""
+    template = tiny_gguf.BASE_TEMPLATE + "{%- if add_generation_prompt -%}{{ '<think>\\n' }}{%- endif -%}"
+    monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", template)
+    with Engine(write_tiny_gguf(tmp_path / "think.gguf", dial=False), batch_size=4, num_threads=1) as engine:
+        yield engine
+
+
+def test_what_is_taken_back_leaves_no_trace(thinking, monkeypatch):
+    """Thinking of 40 tokens taken back to 30 goes on as thinking that was closed at 30."""
+
+    def asks(budget):
+        return [question(f"How many? {i}", BASE, budget=budget, max_tokens=300) for i in range(8)]
+
+    monkeypatch.setattr(controller, "unfinished", lambda text: (0, 0))
+    closed_at_30 = thinking.generate(asks(30))
+    monkeypatch.setattr(reader.Reader, "at_end_of_sentence", lambda self, piece: self.num_tokens == 30)
+    monkeypatch.setattr(controller, "WIND_DOWN", 1.0)
+    taken_back = thinking.generate(asks(40))
+    assert texts(taken_back) == texts(closed_at_30)
+    assert {answer.stop for answer in taken_back} == {"budget"} and len(set(texts(taken_back))) == 8
+    assert all(answer.closed and 20 < answer.think_tokens <= 30 for answer in taken_back)
+    again = thinking.generate(asks(40)[::-1])  # cells that slots hold are what they are said to be
+    assert texts(again) == texts(taken_back)[::-1]
+
+
+def test_cancel(path):
+    with Engine(path, batch_size=1, num_threads=1) as engine:
+        first = engine.submit(question("one", "0.2", max_tokens=400))
+        second, third = (engine.submit(question(text, "0.2", max_tokens=5)) for text in ("two", "three"))
+        second.cancel()
+        next(iter(first))
+        first.cancel()
+        cut, never = first.answer(), second.answer()
+        assert cut.stop == "cancelled" and 0 < cut.total_tokens < 400
+        assert never.stop == "cancelled" and never.total_tokens == 0
+        assert third.answer().total_tokens == 5
+        again = engine.submit(question("one", "0.2", max_tokens=cut.total_tokens)).answer()
+        assert again.text == cut.text  # the cells that were left behind are what they are said to be
+        last = engine.submit(question("four", "0.2", max_tokens=400))
+    assert last.answer().stop == "cancelled"  # closing the engine ends what runs
+    with pytest.raises(LiteError, match="the engine is closed"):
+        engine._loop.submit([], limited=False)
+
+
+def test_the_queue_has_an_end(path):
+    with Engine(path, batch_size=1, num_threads=1, max_waiting=2) as engine:
+        running = engine.submit(question("one", "0.2", max_tokens=400))
+        next(iter(running))
+        waiting = [engine.submit(question("two", "0.2", max_tokens=1)) for _ in range(2)]
+        assert (engine.num_running, engine.num_waiting) == (1, 2)
+        with pytest.raises(Busy, match="2 requests wait already"):
+            engine.submit(question("three", "0.2"))
+        waiting[0].cancel()
+        waiting[0].answer()
+        engine.submit(question("three", "0.2", max_tokens=1))
+        running.cancel()
+
+
+def test_sampling_depends_on_the_seed_and_not_on_the_batch(path, engine):
+    def sampled(engine, seed):
+        asks = [
+            Ask(ask.messages, ask.mode, max_tokens=12, temperature=1.0, top_p=0.9, seed=seed + index)
+            for index, ask in enumerate(ASKS)
         ]
-
-
-def test_sampling_depends_on_the_seed_and_not_on_the_batch(path, engine, prompts):
-    def ids(engine, seed):
-        found = engine.generate(prompts, max_tokens=12, temperature=1.0, top_p=0.9, seed=seed)
-        return [generation.ids for generation in found]
+        return texts(engine.generate(asks))
 
     with Engine(path, batch_size=1, num_threads=1) as single:
-        assert ids(engine, 3) == ids(single, 3)
-    assert ids(engine, 3) == ids(engine, 3)
-    assert ids(engine, 3) != ids(engine, 4)
+        assert sampled(engine, 3) == sampled(single, 3)
+    assert sampled(engine, 3) == sampled(engine, 3)
+    assert sampled(engine, 3) != sampled(engine, 4)
 
 
-def test_sample_by_hand():
-    chances = np.array([0.2, 0.5, 0.3])
-    logits = np.log(np.tile(chances, (5, 1))).astype(np.float32)
-    # Ranked 1 (0.5), 2 (0.3), 0 (0.2): cumulative 0.5, 0.8, 1.0.
-    draws = np.array([0.0, 0.49, 0.51, 0.79, 0.81])
-    assert sample(logits, draws, 1.0, 1.0).tolist() == [1, 1, 2, 2, 0]
-    # top_p 0.6 keeps 1 and 2: cumulative 0.5 / 0.8 = 0.625, 1.0.
-    assert sample(logits, np.array([0.0, 0.62, 0.63, 0.99, 0.9999]), 1.0, 0.6).tolist() == [1, 1, 2, 2, 2]
-    assert sample(logits, draws, 1.0, 0.5).tolist() == [1] * 5  # the first reaches 0.5 by itself
-    # Temperature 0.5 squares: 0.25, 0.09, 0.04 of 0.38: cumulative 0.658, 0.895, 1.
-    assert sample(logits, np.array([0.65, 0.67, 0.89, 0.9, 0.99]), 0.5, 1.0).tolist() == [1, 2, 2, 0, 0]
+def test_greedy_and_sampled_requests_share_a_batch(engine, one_by_one):
+    mixed = [
+        Ask(ask.messages, ask.mode, max_tokens=40, temperature=float(i % 2)) for i, ask in enumerate(ASKS)
+    ]
+    found = texts(engine.generate(mixed))
+    assert found[::2] == [text.rstrip("�") for text in one_by_one[::2]]
+    assert found[1::2] != [text.rstrip("�") for text in one_by_one[1::2]]
 
 
-def test_sample_widens_until_the_nucleus_is_whole():
-    logits = np.zeros((2, 3000), np.float32)  # flat: the nucleus of 0.9 holds 2,700 tokens
-    logits[1, 7] = 30.0
-    assert sample(logits, np.array([0.5, 0.5]), 1.0, 0.9).tolist() == [1350, 7]
-
-
-def test_prompt_segments(engine):
-    head = engine.tokenise("<|im_start|>user\n", special=True)
-    tail = engine.tokenise("<COMP_20><|im_end|>\n<|im_start|>assistant\n", special=True)
-    middle = engine.tokenise(f"{INSTRUCTION}\nWhat is 2+2? ", special=False)
-    assert engine.prompt_ids(" What is 2+2?\n", "0.2") == head + middle + tail
-    special = {engine.tokenise(text, special=True)[0] for text in SPECIAL}
-    assert head[0] in special and len(engine.tokenise("<COMP_20>", special=True)) == 1
-    for mode, token in zip(MODES, CONTROL_TOKENS, strict=True):
-        assert engine.tokenise(token, special=True)[0] in engine.prompt_ids("x", mode)
-
-
-def test_prompt_equals_encode_prompt(path, engine, tmp_path):
+def test_prompt_equals_encode_prompt(engine):
     """The same ids as `encode_prompt` gives through the same tokenizer in Hugging Face's form."""
     pytest.importorskip("transformers")
     from tokenizers import models
@@ -159,18 +276,27 @@ def test_prompt_equals_encode_prompt(path, engine, tmp_path):
     vocabulary = tiny_gguf.byte_alphabet() + ["".join(pair) for pair in merges]
     bpe = byte_level(models.BPE({token: place for place, token in enumerate(vocabulary)}, merges))
     tokenizer = finish(bpe, (*SPECIAL, *CONTROL_TOKENS, *THINK_MARKS))
-    for question in ("What is 2+2?", "  the <|im_end|> in <think> about\n\n<COMP_20>", "Ünï → 1,5 €"):
+    for text in ("What is 2+2?", "  the <|im_end|> in <think> about\n\n<COMP_20>", "Ünï → 1,5 €"):
         for mode in MODES:
-            assert engine.prompt_ids(question, mode) == encode_prompt(tokenizer, question, mode)
+            assert engine.prompt(question(text, mode)).ids == encode_prompt(tokenizer, text, mode)
 
 
 def test_base_prompt(tmp_path):
     with Engine(write_tiny_gguf(tmp_path / "base.gguf", dial=False), num_threads=1) as base:
-        assert not base.has_dial
+        assert not base.has_dial and base.mode(question("x", None)) == BASE
         expected = f"<|im_start|>user\n{INSTRUCTION}\nHow many?<|im_end|>\n<|im_start|>assistant\n"
-        assert base.detokenise(base.prompt_ids("How many?", BASE)) == expected
+        assert text_of(base, base.prompt(question("How many?", BASE)).ids) == expected
         with pytest.raises(LiteError, match="no dial"):
-            base.prompt_ids("How many?", "0.2")
+            base.prompt(question("How many?", "0.2"))
+
+
+def test_a_template_that_opens_the_think_span(thinking):
+    stream = thinking.submit(question("How many?", BASE, max_tokens=20))
+    answer = stream.answer()
+    assert {piece.kind for piece in stream} == {"think"}
+    assert answer.has_think and not answer.closed and answer.think_tokens and not answer.visible
+    off = thinking.submit(question("How many?", BASE, thinking=False, max_tokens=20)).answer()
+    assert off.closed and not off.think and off.visible
 
 
 @pytest.mark.parametrize(
@@ -180,45 +306,116 @@ def test_a_template_that_fails(tmp_path, monkeypatch, template):
     monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", template)
     with Engine(write_tiny_gguf(tmp_path / "base.gguf", dial=False), num_threads=1) as base:
         with pytest.raises(LiteError, match="its chat template fails"):
-            base.prompt_ids("How many?", BASE)
+            base.prompt(question("How many?", BASE))
+
+
+def test_a_template_that_hides_a_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", "{{ messages[-1].content }}")
+    with Engine(write_tiny_gguf(tmp_path / "base.gguf", dial=False), num_threads=1) as base:
+        assert base.prompt(question("How many?", BASE)).ids
+        turns = (Message("system", "Be brief."), Message("user", "How many?"))
+        with pytest.raises(LiteError, match="does not show a system turn exactly once"):
+            base.prompt(Ask(turns, BASE))
+
+
+def test_a_conversation(engine):
+    turns = (
+        Message("system", "Be brief."),
+        Message("user", " One?\n"),
+        Message("assistant", "<COMP_20>\n<think>\nsecret\n</think>\n\nOne."),
+        Message("user", "Two?"),
+    )
+    expected = (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n"
+        "<|im_start|>assistant\nOne.<|im_end|>\n"
+        f"<|im_start|>user\n{INSTRUCTION}\nTwo? <COMP_40><|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert text_of(engine, engine.prompt(Ask(turns, "0.4")).ids) == expected
+    off = engine.prompt(Ask(turns, "0.4", thinking=False))
+    assert text_of(engine, off.ids) == expected + "<think>\n\n</think>\n\n"
 
 
 @pytest.mark.parametrize("text", [*SPECIAL, *CONTROL_TOKENS, THINK_OPEN, THINK_CLOSE])
-def test_text_of_a_user_never_becomes_a_control_token(engine, text):
-    (token,) = engine.tokenise(text, special=True)
-    plain = engine.prompt_ids("How many?", POLICY)
-    attacked = engine.prompt_ids(f"How {text} many?{text}", POLICY)
-    assert attacked.count(token) == plain.count(token)
-    assert len(attacked) > len(plain)
+@pytest.mark.parametrize("role", ["system", "user", "assistant", "last"])
+def test_text_of_no_turn_becomes_a_control_token(engine, text, role):
+    """Every token of the vocabulary that is not plain text, in every turn."""
+
+    def ids(content):
+        roles = ("system", "user", "assistant", "last")
+        turns = [
+            Message("user" if each == "last" else each, content if each == role else "plain")
+            for each in roles
+        ]
+        return engine.prompt(Ask(tuple(turns), POLICY)).ids
+
+    (token,) = engine.model.tokenise(text, special=True)
+    attacked = ids(f"How {text} many?{text}")
+    assert attacked.count(token) == ids("How many?").count(token)
+    assert text.strip("<>/|") in text_of(engine, attacked)
+
+
+def test_the_test_tries_every_special_token(engine):
+    special = {*SPECIAL, *CONTROL_TOKENS, *THINK_MARKS}
+    vocab = engine.model._vocab
+    found = {
+        text_of(engine, [token])
+        for token in range(engine.model.num_vocab)
+        if llama_cpp.llama_vocab_get_attr(vocab, token)
+        & (llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED)
+    }
+    assert found == special
 
 
 def test_modes_that_the_dial_does_not_have(engine):
     for mode in (BASE, "0.5", "sft-policy"):
         with pytest.raises(LiteError, match="has a dial; use one of 0.2"):
-            engine.prompt_ids("x", mode)
-
-
-def test_text_shows_control_tokens_and_think_markers(engine):
-    text = "<COMP_20>\n<think>\nthe Ü\n</think>\n\n4<|im_end|>"
-    assert engine.detokenise(engine.tokenise(text, special=True)) == text
+            engine.prompt(question("x", mode))
 
 
 def test_caps(engine):
-    prompt = engine.prompt_ids("How many?", "0.2")
-    (one,) = engine.generate([prompt], max_tokens=1)
-    assert len(one.ids) == 1 and one.stop == "length"
-    full = (prompt * CONTEXT)[: CONTEXT - 3]  # leaves room for 3 tokens of the context it was trained for
-    (cut,) = engine.generate([full], max_tokens=50)
-    assert len(cut.ids) == 3 and cut.stop == "length"
+    one = engine.submit(question("How many?", "0.2", max_tokens=1)).answer()
+    assert one.total_tokens == 1 and one.stop == "length"
+    empty = len(engine.prompt(question("", "0.2")).ids)
+    cut = engine.submit(question("y" * (CONTEXT - 3 - empty), "0.2", max_tokens=50)).answer()
+    assert cut.total_tokens == 3 and cut.stop == "length"  # the context it was trained for ends there
     with pytest.raises(LiteError, match=f"leaves no room in {CONTEXT}"):
-        engine.generate([[1] * CONTEXT], max_tokens=5)
-    assert engine.generate([], max_tokens=5) == []
+        engine.submit(question("y" * CONTEXT, "0.2"))
+    assert engine.generate([]) == []
+
+
+USER = Message("user", "x")
+
+
+@pytest.mark.parametrize(
+    "ask, expected",
+    [
+        (Ask(()), "the last turn is not the user's"),
+        (Ask((USER, Message("assistant", "y"))), "the last turn is not the user's"),
+        (Ask((Message("tool", "y"), USER)), "role 'tool' is unknown; use one of system, user, assistant"),
+        (Ask((USER,) * 257), "257 turns; give 256 at most"),
+        (Ask((Message("user", "y" * 400_001),)), "400001 characters in the conversation"),
+        (Ask((USER,), max_tokens=0), "max_tokens 0: must be 1 or more"),
+        (Ask((USER,), budget=-1), "budget -1: must be 0 or more"),
+        (Ask((USER,), temperature=float("nan")), "temperature nan: must lie in 0..100"),
+        (Ask((USER,), top_p=0.0), "top_p 0.0: must lie in (0, 1]"),
+        (Ask((USER,), seed=-1), "seed -1: must be 0 or more"),
+        (
+            Ask((USER,), budget=5, max_tokens=20),
+            "a reply of 20 tokens has no room for a budget and an answer",
+        ),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+def test_what_cannot_be_honoured(engine, ask, expected):
+    with pytest.raises(LiteError) as fault:
+        engine.submit(ask)
+    assert expected in str(fault.value)
 
 
 def test_what_is_no_gguf(tmp_path):
     with pytest.raises(LiteError, match="no such file"):
         Engine(tmp_path / "none.gguf")
-    with pytest.raises(LiteError, match="cannot read it"):
+    with pytest.raises(LiteError, match="cannot read it|not a regular file|is a folder"):
         Engine(tmp_path)
     (tmp_path / "text.gguf").write_text("hello")
     with pytest.raises(LiteError, match="not a GGUF"):
@@ -235,20 +432,3 @@ def test_a_cut_gguf(tmp_path, path, capfd):
 def test_batch_size_bounds(path):
     with pytest.raises(LiteError, match="batch size 0"):
         Engine(path, batch_size=0)
-
-
-def test_ask_counts(engine):
-    found = ask(engine, "How many?", POLICY, 20)
-    (generation,) = engine.generate([engine.prompt_ids("How many?", POLICY)], max_tokens=20)
-    assert found.total_tokens == len(generation.ids) and found.mode == POLICY
-
-
-def test_answer_parses_and_counts(engine):
-    text = "<COMP_40>\n<think>\nthe in\n</think>\n\n\\boxed{4}"
-    ids = engine.tokenise(text, special=True)
-    found = answer(engine, POLICY, Generation(ids, text, 0.5, "eos"))
-    assert (found.ratio, found.think, found.visible) == (0.4, "the in", "\\boxed{4}")
-    assert found.think_tokens == 3  # "the", the space, "in": merges "the" and "in", none for " i"
-    assert found.total_tokens == len(ids) and found.closed
-    cut = answer(engine, POLICY, Generation(ids[:5], "<think>\nthe in", 0.5, "length"))
-    assert (cut.ratio, cut.think_tokens, cut.visible, cut.closed) == (None, 3, "", False)

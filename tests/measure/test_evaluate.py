@@ -8,13 +8,13 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 
 from lite.errors import LiteError
-from lite.infer.engine import Engine, Generation
+from lite.infer.request import Answer
 from lite.measure import evaluate as module
 from lite.measure.evaluate import Settings, evaluate, grade, measure
 from lite.recipe import parse
 from lite.records import Problem, write_records
 from lite.stages import Run, sha256
-from lite.tokens import MODES
+from lite.tokens import MODES, parse_reply
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(7)]
 
@@ -66,23 +66,39 @@ def test_a_question_that_is_too_long_is_named(dial, tmp_path):
         evaluate(dial, problems, ["0.2"], tmp_path, max_tokens=20)
 
 
-def test_grading_of_replies(dial):
+def reply(text, stop="eos", think_tokens=0):
+    parsed = parse_reply(text)
+    fields = dict(
+        think=parsed.think, visible=parsed.visible, has_think=parsed.has_think, closed=parsed.closed
+    )
+    counts = dict(think_tokens=think_tokens, total_tokens=20, prompt_tokens=9, seconds=0.1)
+    return Answer(mode="policy", ratio=parsed.ratio, budget=None, stop=stop, text=text, **fields, **counts)
+
+
+def test_grading_of_replies():
     problem = Problem("p", "2+2?", "4")
-    with Engine(dial, num_threads=1) as engine:
 
-        def graded(text, stop="eos"):
-            ids = engine.tokenise(text, special=True)
-            return grade(engine, problem, "policy", Generation(ids, text, 0.1, stop), 0.5)
+    def graded(text, stop="eos"):
+        return grade(problem, reply(text, stop, 3), 0.5)
 
-        good = graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{4}")
-        assert good.correct and good.ratio == 0.2 and good.think_tokens == 3 and not good.unclosed
-        assert good.finished == 0.5
-        assert not graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{5}").correct
-        assert not graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{4}", "length").correct
-        open_ended = graded("<COMP_20>\n<think>\n\\boxed{4}")
-        assert not open_ended.correct and open_ended.unclosed and open_ended.think_tokens == 9
-        bare = graded("\\boxed{4}")
-        assert bare.correct and bare.think_tokens == 0 and not bare.unclosed
+    good = graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{4}")
+    assert good.correct and good.ratio == 0.2 and good.think_tokens == 3 and not good.unclosed
+    assert good.finished == 0.5
+    assert graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{4}", "budget").correct
+    assert not graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{5}").correct
+    assert not graded("<COMP_20>\n<think>\n2+2\n</think>\n\n\\boxed{4}", "length").correct
+    open_ended = graded("<COMP_20>\n<think>\n\\boxed{4}")
+    assert not open_ended.correct and open_ended.unclosed
+    bare = graded("\\boxed{4}")
+    assert bare.correct and not bare.unclosed
+
+
+def test_a_budget(dial, tmp_path):
+    made = evaluate(dial, PROBLEMS, [None], tmp_path, max_tokens=200, budget=30)
+    (row,) = made["rows"]
+    assert row["mode"] == "policy"  # this GGUF carries no calibration
+    assert row["act_ratio"] is None and made["settings"]["budget"] == 30 and row["cut"] == 0
+    assert "thinking held to 30." in (tmp_path / "report.md").read_text()
 
 
 def test_finished_modes_are_not_run_again(dial, tmp_path, monkeypatch):

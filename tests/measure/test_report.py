@@ -108,6 +108,19 @@ def test_no_comparison_without_both():
     assert "policy_vs_sft" not in report.build({"policy": POLICY}, None)
 
 
+def test_each_data_set_has_its_table(tmp_path):
+    replies = {"1.0": FULL, "policy": POLICY}
+    made = whole_report(replies, FULL) | report.build(replies, FULL, {"a": "x", "b": "x", "c": "y", "d": "y"})
+    assert list(made["data_sets"]) == ["x", "y"]
+    policy = made["data_sets"]["x"][1]
+    assert (policy["mode"], policy["num_problems"], policy["accuracy"]) == ("policy", 2, 1.0)
+    assert policy["act_ratio"] == pytest.approx((0.2 + 0.4) / 2)
+    report.write(made, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("| mode |") == 3 and "## y, 2 problems\n\n| mode |" in text
+    assert "data_sets" not in report.build(replies, FULL, dict.fromkeys("abcd", ""))
+
+
 def test_labels_do_not_overlap(tmp_path, monkeypatch):
     """Five modes on nearly the same point: every label stands clear of the others."""
     from lite.measure import plot as module

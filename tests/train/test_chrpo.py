@@ -9,14 +9,14 @@ import tiny_model
 
 from lite import backend, tokens
 from lite.records import Journal, TeacherRatio, write_records
-from lite.train import checkpoints, chrpo
+from lite.train import checkpoints, chrpo, rewards
 
 SECTIONS = """
 sft: {rank: 4, alpha: 8}
 chrpo: {steps: 2, prompts: 2, group: 2, batch_size: 2, max_tokens: 12, save_steps: 1, learning_rate: 0.01}
 """
 TEACHERS = [
-    TeacherRatio("a", "2 + 3", "5", 0.4, [0, 1, 1, 1, 1], 10.0),
+    TeacherRatio("a", "2 + 3", "5", 0.4, [0, 1, 1, 1, 1], 10),
     TeacherRatio("b", "what is 4 + 4", "8", 0.6),
 ]
 
@@ -51,6 +51,20 @@ def test_prompts_of_fixed_modes(model_folder):
     text = "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{8}"
     assert chrpo.judge(text, TEACHERS[0], tokenizer)[0].asked is None
     assert chrpo.judge(text, TEACHERS[0], tokenizer, "0.4")[0].asked == 0.4
+
+
+def test_a_step_in_the_journal(make_run):
+    config = make_run(SECTIONS).recipe.chrpo
+    rollouts = [
+        rewards.Rollout(True, 0.4, 0.4, 0.5, True),
+        rewards.Rollout(False, None, 0.4, 0.0, False),
+        rewards.Rollout(True, 0.6, 0.4, 0.7, True, asked=0.6),
+        rewards.Rollout(True, 0.2, 0.4, 0.4, True, asked=0.6),
+    ]
+    step = chrpo.summarise(3, rollouts, [rewards.score(each, config) for each in rollouts], [5, 0, 7, 4])
+    assert (step.step, step.accuracy, step.think_tokens, step.realised) == (3, 0.75, 4.0, 0.4)
+    assert step.chosen == {"0.4": 1, "none": 1}  # of the policy's prompts
+    assert step.realised_by_mode == {"0.6": 0.55}
 
 
 @pytest.fixture

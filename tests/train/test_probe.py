@@ -33,24 +33,25 @@ def test_stage(make_run, monkeypatch):
     monkeypatch.setattr(backend, "load", lambda model, **_: (None, backend.load_tokenizer(model)))
     calls = []
 
-    def generate(model, tokenizer, prompts, **_):
-        """Answers 5, thinking two tokens; right from 0.4 on for "a", never for "b"."""
+    def generate(model, tokenizer, prompts, *, temperature, **_):
+        """Answers 5, thinking two tokens, three if greedy; right from 0.4 on for "a", never for "b"."""
         calls.append(len(prompts))
+        think = "ab" if temperature else "abc"
         texts = []
         for prompt in prompts:
             hard = tokenizer.convert_tokens_to_ids("<COMP_20>") in prompt
-            texts.append("<COMP_40>\n<think>\nab\n</think>\n\n\\boxed{%s}" % (4 if hard else 5))
+            texts.append(f"<COMP_40>\n<think>\n{think}\n</think>\n\n\\boxed{{{4 if hard else 5}}}")
         return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
     monkeypatch.setattr(backend, "generate", generate)
     measured = probe.run(run)
-    assert calls == [7, 7, 6]
+    assert calls == [7, 7, 6, 2]
     assert read_records(run.path("probe", "ratios.jsonl"), TeacherRatio) == [
-        TeacherRatio("a", "2 + 3", "5", 0.4, [0.0, 1.0, 1.0, 1.0, 1.0], 2.0)
+        TeacherRatio("a", "2 + 3", "5", 0.4, [0.0, 1.0, 1.0, 1.0, 1.0], 2.5)
     ]
     assert measured["kept"] == 1 and measured["success_0.2"] == 0.0 and measured["success_1.0"] == 0.5
     probe.run(run)
-    assert calls == [7, 7, 6]  # all was in the journal
+    assert calls == [7, 7, 6, 2]  # all was in the journal
 
     monkeypatch.setattr(probe, "teacher_ratio", lambda *_: None)
     with pytest.raises(LiteError, match="none of 2 problems"):

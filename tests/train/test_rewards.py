@@ -114,3 +114,9 @@ def test_fixed_modes(chosen, realised, cal, ctrl):
     assert rewards.mode_reward(one, CONFIG) == 0
     assert rewards.cal_reward(one, CONFIG) == pytest.approx(cal)
     assert rewards.ctrl_reward(one, CONFIG) == pytest.approx(ctrl)
+
+
+def test_longer_than_the_reference_is_on_target_at_full_length():
+    assert rewards.cal_reward(Rollout(True, 1.0, 0.8, 1.3, True), CONFIG) == 1
+    assert rewards.cal_reward(Rollout(True, 1.0, 0.8, 0.95, True), CONFIG) == pytest.approx(0.5)
+    assert rewards.cal_reward(Rollout(True, 0.8, 0.8, 1.3, True), CONFIG) == pytest.approx(-1 / 9)

@@ -120,6 +120,74 @@ def test_stage_resumes_from_the_last_whole_checkpoint(make_run, monkeypatch):
     assert not work.exists()
 
 
+def curve_of(run) -> list[float]:
+    return [json.loads(line)["loss"] for line in run.path("sft", "loss.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("four_bit", [False, True], ids=["16-bit", "4-bit"])
+def test_a_run_that_was_cut_goes_on_to_the_same_losses(make_run, monkeypatch, four_bit):
+    """Cut after its third step, resumed from the checkpoint of the second; in 4 bit through bitsandbytes' kernels."""
+    import shutil
+
+    from transformers import Trainer
+
+    from lite.train import checkpoints
+
+    run = make_run(
+        "sft: {max_steps: 5, batch_size: 2, accumulation: 2, save_steps: 2, learning_rate: 0.01, rank: 4, alpha: 8,"
+        f" max_tokens: 512, four_bit: {four_bit}}}"
+    )
+    write_records(run.path("mixture", "rows.jsonl"), ROWS)
+    kinds = set()
+    make_trainer, step = sft.make_trainer, Trainer.training_step
+
+    def look(model, *arguments):
+        kinds.update(type(module).__name__ for module in model.modules())
+        return make_trainer(model, *arguments)
+
+    monkeypatch.setattr(sft, "make_trainer", look)
+    sft.run(run)
+    whole = curve_of(run)
+    assert ("Linear4bit" in kinds) == four_bit
+    assert len(whole) == 5 and whole[-1] < whole[0] - 0.2
+    shutil.rmtree(run.path("sft"))
+
+    def cut(self, *arguments, **options):
+        if self.state.global_step == 3:
+            raise KeyboardInterrupt
+        return step(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "training_step", cut)
+        sft.run(run)
+    work = run.path("sft", "checkpoints")
+    assert checkpoints.last_whole(work) == work / "checkpoint-2"
+    assert (work / "checkpoint-1").is_dir()  # saving is tried at the first step, whatever save_steps is
+    sft.run(run)
+    assert curve_of(run) == pytest.approx(whole, rel=2e-3)
+
+
+def test_steps_hold_all_ratios_and_passes_one_length(model_folder, make_run):
+    """Ten traces of two lengths; a step of ten rows is two traces at five ratios, its passes are sorted."""
+    tokenizer = backend.load_tokenizer(model_folder)
+    rows = [
+        Row(f"{trace}", str(ratio), "q", ratio, "a " * round(ratio * (20 if trace < 5 else 60)), "1")
+        for ratio in tokens.RATIOS
+        for trace in range(10)
+    ]
+    config = make_run("sft: {batch_size: 5, accumulation: 2, epochs: 1}").recipe.sft
+    pairs, order = sft.prepare(tokenizer, rows, config, seed=0)
+    steps = [order[at : at + 10] for at in range(0, 50, 10)]
+    assert sorted(order) == list(range(50))
+    mixed = 0
+    for step in steps:
+        lengths = [len(pairs[row][0]) for row in step]
+        assert lengths == sorted(lengths, reverse=True)
+        mixed += len({rows[row].ratio for row in step}) >= 4
+    assert mixed >= 4  # the one step across both lengths may not
+    assert max(len(pairs[row][0]) for row in steps[0]) == max(len(ids) for ids, _ in pairs)
+
+
 def test_rows_too_long_is_one_clear_line(make_run):
     run = make_run("sft: {max_tokens: 10, rank: 4, alpha: 8}")
     write_records(run.path("mixture", "rows.jsonl"), ROWS)

@@ -1,0 +1,167 @@
+"""The decode loop: one thread that takes requests from a queue, decodes them together and hands out what comes.
+
+The only way to generate: single questions, the server's requests and whole evaluations all go through it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from lite.errors import LiteError
+from lite.infer.batch import Slots
+from lite.infer.controller import Controller
+from lite.infer.request import Answer, Ask, Busy, Stream
+
+
+class Job:
+    """A request on its way: its prompt, who follows its reply, and where the answer goes (see batch.Job)."""
+
+    def __init__(self, ask: Ask, prompt: list[int], controller: Controller, stream: Stream):
+        self.prompt = np.array(prompt, np.int32)
+        self.controller, self.stream = controller, stream
+        self.ids = controller.ids
+        self.temperature, self.top_p = ask.temperature, ask.top_p
+        self.draw = np.random.default_rng(ask.seed).random
+        self.num_cells = len(prompt) + controller.limits.max_tokens
+        self.finish: Callable[[Job], Answer]
+        self.started = time.monotonic()
+
+    @property
+    def cancelled(self) -> bool:
+        return self.stream.cancelled
+
+    def take(self, proposed: int) -> int | None:
+        return None if self.stream.cancelled else self.controller.step(proposed)
+
+    def end(self) -> None:
+        """Hand out the answer."""
+        if self.controller.stop is None:
+            self.controller.end("cancelled")
+        try:
+            answer = self.finish(self)
+        except Exception as fault:
+            return self.stream.end(fault)
+        self.stream.end(answer)
+
+
+class Loop:
+    """Decodes jobs in a thread of its own, `make_slots(num_cells)` at a time. Close it.
+
+    `max_waiting`: jobs that may wait for a slot, at most; None: any number.
+    """
+
+    def __init__(self, make_slots: Callable[[int], Slots], max_waiting: int | None):
+        self._make_slots, self._max_waiting = make_slots, max_waiting
+        self._slots: Slots | None = None
+        self._waiting: deque[Job] = deque()
+        self._running: list[Job] = []
+        self._lock = threading.Condition()
+        self._closing = self._cancelled = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    def submit(self, jobs: list[Job], *, limited: bool) -> None:
+        """Put jobs into the queue. Raises Busy where it is `limited` and full."""
+        with self._lock:
+            if self._closing:
+                raise LiteError("the engine is closed; open another")
+            if limited and self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
+                raise Busy(f"{len(self._waiting)} requests wait already; try again in a while")
+            self._waiting.extend(jobs)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="lite-decode", daemon=True)
+                self._thread.start()
+            self._lock.notify()
+
+    def note_cancelled(self) -> None:
+        """Some stream was cancelled: its job may have to leave the queue."""
+        with self._lock:
+            self._cancelled = True
+            self._lock.notify()
+
+    def close(self) -> None:
+        """Cancel what runs and waits, and free the context."""
+        with self._lock:
+            self._closing = True
+            self._lock.notify()
+        if self._thread:
+            self._thread.join()
+        if self._slots:
+            self._slots.close()
+            self._slots = None
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._closing or self._waiting or self.num_running)
+                if self._closing:
+                    break
+            self._drop_cancelled()
+            try:
+                self._admit()
+                ended = self._slots.step() if self._running else []
+            except BaseException as fault:  # what the cells hold is not known any more
+                self._fail(fault)
+                continue
+            for job in ended:
+                self._running.remove(job)
+                job.end()
+        for job in [*self._running, *self._waiting]:
+            job.end()
+        self._running, self._waiting = [], deque()
+
+    def _drop_cancelled(self) -> None:
+        """End those who were cancelled while they waited."""
+        with self._lock:
+            if not self._cancelled:
+                return
+            self._cancelled = False
+            gone = [job for job in self._waiting if job.cancelled]
+            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+        for job in gone:
+            job.end()
+
+    def _admit(self) -> None:
+        """Give slots to those who wait, first come first served."""
+        with self._lock:
+            while self._waiting and self._make_room(self._waiting[0]):
+                job = self._waiting[0]
+                job.started = time.monotonic()
+                if not self._slots.admit(job):
+                    break
+                self._running.append(self._waiting.popleft())
+
+    def _make_room(self, job: Job) -> bool:
+        """Whether slots are large enough for a job; they grow when none is busy."""
+        if self._slots and self._slots.num_cells >= job.num_cells:
+            return True
+        if self._running:
+            return False
+        if self._slots:
+            self._slots.close()
+            self._slots = None
+        self._slots = self._make_slots(job.num_cells)
+        return True
+
+    def _fail(self, fault: BaseException) -> None:
+        """End every job that runs, or the one that no context could be made for, with a fault."""
+        with self._lock:
+            failed = self._running or [self._waiting.popleft()]
+            self._running = []
+            if self._slots:
+                self._slots.close()
+                self._slots = None
+        for job in failed:
+            job.stream.end(fault)

@@ -1,0 +1,146 @@
+"""Reads a reply as it is written: which phase it is in, how many tokens it thought, what can be shown.
+
+A reply goes through three phases: its lead (a ratio token, line breaks), the think span, the answer. Markers are
+found in the text, because in many tokenizers they are several tokens, and these differ with what stands beside.
+"""
+
+from __future__ import annotations
+
+import copy
+import enum
+from collections.abc import Callable
+
+from lite.infer.request import Kind, Piece
+from lite.tokens import THINK_CLOSE, THINK_OPEN, strip_control
+
+LEAD_TOKENS = 16  # a reply that has not opened its think span by then is all answer
+TAIL_BYTES = 16
+
+_SENTENCE_ENDS = (b".", b"!", b"?", b".)", b'."', b".$", "。".encode())
+_OPEN, _CLOSE = THINK_OPEN.encode(), THINK_CLOSE.encode()
+
+
+class Phase(enum.Enum):
+    """Where in a reply its writer is."""
+
+    LEAD = "lead"
+    THINK = "think"
+    ANSWER = "answer"
+
+
+class Reader:
+    """Follows a reply. `phase` is where it begins; `emit` is called with every Piece that can be shown.
+
+    `num_tokens`: tokens written in this phase, but for a few line breaks before its text. `think_tokens`: those of the think span, without its markers and the
+    line breaks beside them. `answer`: the text of the answer. `tail`: the last bytes written.
+    """
+
+    def __init__(self, phase: Phase = Phase.LEAD, emit: Callable[[Piece], None] | None = None):
+        self.phase, self._emit = phase, emit
+        self.num_tokens = self.think_tokens = 0
+        self.answer = self.tail = b""
+        self._held: list[bytes] = []  # tokens that may turn out to be no text of this phase
+        self._begun = False  # whether this phase has text yet
+        self._num_blank = 0  # tokens before it
+
+    def read(self, piece: bytes) -> None:
+        """A token was written; `piece` is its text."""
+        self.num_tokens += 1
+        self.tail = (self.tail + piece)[-TAIL_BYTES:]
+        self._held.append(piece)
+        if self.phase is Phase.LEAD:
+            return self._read_lead()
+        if self.phase is Phase.ANSWER:
+            self.answer += piece
+        held = b"".join(self._held)
+        if self.phase is Phase.THINK and _CLOSE in held:
+            think, _, rest = held.partition(_CLOSE)
+            self._say(think.rstrip())
+            self._enter(Phase.ANSWER, rest)
+        elif not held.strip() and not self._begun:
+            self._held = []  # line breaks before the text
+            self._num_blank += 1
+            self.num_tokens -= self._num_blank <= LEAD_TOKENS
+        elif not held[-1:].isspace() and not unfinished(held)[1] and not self._may_close(held):
+            self._say(held)
+
+    def finish(self) -> None:
+        """The reply has ended: what is held is text, but for white space and half a character at its end."""
+        held = whole(b"".join(self._held)).rstrip()
+        if held and self.phase is not Phase.LEAD:
+            self._say(held)
+
+    def marker(self, piece: bytes = b"") -> bytes:
+        """What of the closing marker stands at the end of the text, with a token `piece` behind it."""
+        text, sizes = self.tail + piece, range(len(_CLOSE) - 1, 0, -1)
+        return next((_CLOSE[:size] for size in sizes if text.endswith(_CLOSE[:size])), b"")
+
+    def at_end_of_sentence(self, piece: bytes) -> bool:
+        """Whether a sentence or a line ends before a token with this text."""
+        after_sentence = piece[:1].isspace() and self.tail.endswith(_SENTENCE_ENDS)
+        return after_sentence or self.tail.endswith(b"\n")
+
+    def copy(self) -> Reader:
+        """A reader in the same place, which reads on by itself."""
+        other = copy.copy(self)
+        other._held = [*self._held]
+        return other
+
+    def closes(self, piece: bytes) -> bool:
+        """Whether a token would complete the marker that closes the think span."""
+        return _CLOSE in self.tail[-len(_CLOSE) :] + piece
+
+    def _may_close(self, held: bytes) -> bool:
+        return self.phase is Phase.THINK and b"<" in held[-len(_CLOSE) :] and bool(self.marker())
+
+    def _read_lead(self) -> None:
+        body = strip_control(b"".join(self._held).decode("utf-8", errors="replace")).lstrip().encode()
+        if body.startswith(_OPEN):
+            self._enter(Phase.THINK, body[len(_OPEN) :])
+        elif self.num_tokens > LEAD_TOKENS or not _OPEN.startswith(body):
+            self._enter(Phase.ANSWER, body)
+
+    def _enter(self, phase: Phase, rest: bytes) -> None:
+        """Go on to a phase; `rest` is what the last token wrote of it."""
+        self.phase, self._held, self._begun = phase, [], False
+        self.num_tokens = self._num_blank = 0
+        if rest.strip():
+            self.read(rest)
+        elif phase is Phase.ANSWER:
+            self.answer = rest
+
+    def _say(self, text: bytes) -> None:
+        """The tokens held are text of this phase, as far as `text` goes."""
+        num = place = 0
+        for piece in self._held:
+            if place >= len(text):
+                break
+            num, place = num + 1, place + len(piece)
+        self._held = []
+        if not num:
+            return
+        if self.phase is Phase.THINK:
+            self.think_tokens += num
+        if self._emit:
+            kind: Kind = "think" if self.phase is Phase.THINK else "answer"
+            shown = strip_control((text if self._begun else text.lstrip()).decode("utf-8", errors="replace"))
+            self._emit(Piece(kind, shown, num))
+        self._begun = True
+
+
+def unfinished(text: bytes) -> tuple[int, int]:
+    """Bytes of a UTF-8 character that has begun at the end of `text`, and how many it lacks; 0, 0 where none has."""
+    for there in range(1, min(3, len(text)) + 1):
+        byte = text[-there]
+        if byte >= 0xC0:
+            lacks = 2 + (byte >= 0xE0) + (byte >= 0xF0) - there
+            return (there, lacks) if lacks > 0 else (0, 0)
+        if byte < 0x80:
+            break
+    return 0, 0
+
+
+def whole(text: bytes) -> bytes:
+    """The text without half a character at its end."""
+    there, _ = unfinished(text)
+    return text[: len(text) - there]

@@ -1,0 +1,102 @@
+"""How long a run's texts are, in tokens: from its SFT rows where they are there, else from its problems."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from lite import tokens
+from lite.footprint import Lengths
+from lite.recipe import Recipe
+from lite.records import Problem, Row, read_records
+from lite.shape import PlainTokenizer
+
+SAMPLE = 200  # texts whose tokens are counted for a mean, and as many of the longest
+CHARACTERS = 3.0  # a token, where there is no tokenizer: mathematics takes more tokens than prose
+
+
+def reply_of(row: Row) -> str:
+    """The text that the model shall write, without its end token."""
+    return tokens.write_reply(row.ratio, row.think, row.visible)
+
+
+def rows_of(problem: Problem) -> list[Row]:
+    """The rows of a problem as if its worked solution were the trace: at 1.0, and POLICY's."""
+    visible = f"\\boxed{{{problem.answer}}}"
+    return [
+        Row(problem.id, mode, problem.question, 1.0, problem.cot, visible) for mode in ("1.0", tokens.POLICY)
+    ]
+
+
+def _sample(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows drawn for means, and the longest by their characters."""
+    drawn = random.Random(0).sample(rows, min(SAMPLE, len(rows)))
+    return drawn, sorted(rows, key=lambda row: -len(row.question) - len(row.think) - len(row.visible))[
+        :SAMPLE
+    ]
+
+
+def _count(row: Row, tokenizer: PlainTokenizer | None) -> tuple[int, int]:
+    """Tokens of a row's prompt and of its reply with its end."""
+    if tokenizer is None:
+        return int(len(tokens.user_text(row.question)) / CHARACTERS) + 12, int(
+            len(reply_of(row)) / CHARACTERS
+        ) + 1
+    prompt = tokens.encode_prompt(tokenizer, row.question, row.mode)
+    return len(prompt), len(tokenizer.encode(reply_of(row))) + 1
+
+
+def of_rows(rows: Sequence[Row], tokenizer: PlainTokenizer | None, max_tokens: int, num_rows: int) -> Lengths:
+    """Lengths of SFT rows; those longer than `max_tokens` are left out of training."""
+    drawn, longest = _sample(rows)
+    counts = [_count(row, tokenizer) for row in drawn]
+    most = [_count(row, tokenizer) for row in longest]
+    whole = [reply for row, (_, reply) in zip(drawn, counts, strict=True) if row.ratio == 1.0]
+    fitting = [prompt + reply for prompt, reply in most + counts if prompt + reply <= max_tokens]
+    return Lengths(
+        prompt=max(prompt for prompt, _ in most + counts),
+        row=max(fitting, default=max_tokens),
+        mean_prompt=fmean(prompt for prompt, _ in counts),
+        mean_row=fmean(prompt + reply for prompt, reply in counts),
+        mean_reply=fmean(whole or [reply for _, reply in counts]),
+        num_rows=num_rows,
+    )
+
+
+def of_problems(problems: Sequence[Problem], tokenizer: PlainTokenizer | None, recipe: Recipe) -> Lengths:
+    """Lengths to expect from problems: worked solutions stand for traces; without them, replies of half the limit.
+
+    A row of mean ratio keeps 0.6 of a chain of thought.
+    """
+    rows = [row for problem in problems for row in rows_of(problem)[:1]]
+    traces = recipe.problems.num_train * recipe.traces.num_samples
+    num_rows = round(traces * len(tokens.RATIOS) / (1 - recipe.mixture.policy_share))
+    found = of_rows(rows, tokenizer, recipe.sft.max_tokens, num_rows)
+    if not any(problem.cot.strip() for problem in problems):
+        reply = recipe.traces.max_tokens
+        row = min(found.prompt + reply, recipe.sft.max_tokens)
+        return Lengths(
+            found.prompt, row, found.mean_prompt, found.mean_prompt + 0.3 * reply, reply / 2, num_rows
+        )
+    mean_row = found.mean_prompt + 0.6 * found.mean_reply
+    return Lengths(found.prompt, found.row, found.mean_prompt, mean_row, found.mean_reply, num_rows)
+
+
+def of_run(recipe: Recipe, folder: Path, tokenizer: PlainTokenizer | None) -> Lengths | None:
+    """Lengths of what a run folder holds: its rows, else its problems; None where it holds neither."""
+    rows, problems = folder / "mixture" / "rows.jsonl", folder / "problems" / "train.jsonl"
+    if rows.is_file() and (read := read_records(rows, Row)):
+        return of_rows(read, tokenizer, recipe.sft.max_tokens, len(read))
+    if problems.is_file() and (read := read_records(problems, Problem)):
+        return of_problems(read, tokenizer, recipe)
+    return None
+
+
+def at_most(recipe: Recipe) -> Lengths:
+    """Lengths where nothing is known but the recipe's limits."""
+    reply, row = recipe.traces.max_tokens, recipe.sft.max_tokens
+    traces = recipe.problems.num_train * recipe.traces.num_samples
+    num_rows = round(traces * len(tokens.RATIOS) / (1 - recipe.mixture.policy_share))
+    return Lengths(max(1, row // 8), row, row / 8, row / 2, reply / 2, num_rows)

@@ -1,0 +1,86 @@
+"""What we call on CUDA is there: keywords against Unsloth's GPU sources, and the reach of the control term in them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lite
+
+ROOT = Path(lite.__file__).parent
+
+
+def keywords(file: str, callee: str) -> set[str]:
+    """Keywords of the one call of `callee` (its last name) in a file of the package; of `**{...}` none."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).rpartition(".")[2] == callee.rpartition(".")[2]
+        and ast.unparse(node.func).endswith(callee)
+    ]
+    assert len(calls) == 1, f"{len(calls)} calls of {callee} in {file}"
+    return {keyword.arg for keyword in calls[0].keywords if keyword.arg}
+
+
+@pytest.fixture(scope="module")
+def found():
+    script = Path(__file__).with_name("gpu_paths.py")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""},
+        cwd=script.parent,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_the_sources_are_those_for_cuda(found):
+    assert found["device"] == "cuda"
+    assert "FastLlamaModel" in found["qwen3"]
+
+
+@pytest.mark.parametrize(
+    "file, callee, where",
+    [
+        ("backend.py", "FastLanguageModel.from_pretrained", "from_pretrained"),
+        ("backend.py", "FastLanguageModel.get_peft_model", "get_peft_model"),
+        ("backend.py", "patched.restore_transformers_family", "restore_transformers_family"),
+        ("train/sft.py", "SFTConfig", "SFTConfig"),
+        ("train/chrpo.py", "GRPOConfig", "GRPOConfig"),
+    ],
+)
+def test_every_keyword_exists(found, file, callee, where):
+    passed = keywords(file, callee)
+    assert passed or callee.endswith("family")
+    # What Unsloth does not name itself it hands to peft.LoraConfig.
+    handed = {"trainable_token_indices"} if where == "get_peft_model" else set()
+    assert passed - set(found[where]) == handed
+    assert handed <= set(found["LoraConfig"])
+    if handed:
+        assert "**kwargs" in found["peft_source"] and "LoraConfig(" in found["peft_source"]
+
+
+def test_trainers_take_what_ours_override(found):
+    trainers = {"SFTTrainer": "train/sft.py", "GRPOTrainer": "train/chrpo.py"}
+    given = {"SFTTrainer": {"model", "processing_class", "train_dataset", "args"}}
+    given["GRPOTrainer"] = given["SFTTrainer"] | {"reward_funcs", "rollout_func"}
+    for name in trainers:
+        assert given[name] <= set(found[name])
+    for parameters in found["compute_loss"]:
+        assert parameters[:5] == ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]
+    assert found["scored"] == ["prompt_ids", "prompt_mask", "completion_ids"]
+
+
+def test_the_control_term_reaches_the_last_prompt_position_only(found):
+    """Through Unsloth's forward for CUDA, as through transformers' (tests/train/test_chrpo.py)."""
+    *before, last = found["head_gradient"]
+    assert before == [0.0, 0.0, 0.0, 0.0] and last > 0
