@@ -41,7 +41,7 @@ def card(
         _files(files, measured),
     ]
     if report:
-        sections += ["## Measured", report.partition("\n")[2].strip() if report.startswith("# ") else report]
+        sections += ["## Measured", _report(report)]
     if calibration:
         sections += ["## How long it thinks", _lengths(calibration)]
     sections += ["## How to use it", *(_dial_usage(first, presets) if dial else _usage(first))]
@@ -62,6 +62,15 @@ def _files(files: Mapping[str, tuple[str, str]], measured: Mapping[str, Mapping[
             "Every file was verified with `lite verify`'s checks against the Hugging Face folder: the same token ids"
             " and, in floating point, the same logits and greedy text. Embedding and output rows are Q8_0 or better.",
         ]
+    )
+
+
+def _report(report: str) -> str:
+    """The run's report without its title, which names the file that was measured."""
+    title, _, body = report.partition("\n")
+    return (
+        f"On the run's own `{title.removeprefix('# ')}`: the same weights; its checksum is another one, because the"
+        f" files here carry the lengths that were measured on it.\n\n{body.strip()}"
     )
 
 

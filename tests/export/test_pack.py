@@ -115,7 +115,10 @@ def test_a_run_brings_its_name_its_report_and_its_lengths(finished, tmp_path):
     (path,) = pack.pack(str(finished.folder), ["q8_0"], tmp_path / "out")
     assert path.name == "mine-q8_0.gguf"
     card = (path.parent / "README.md").read_text()
-    assert "## Measured\n\n| mode | accuracy |" in card and "the run `mine` of `quickstart`" in card
+    assert (
+        "## Measured\n\nOn the run's own `mine-q8_0.gguf`: " in card and "\n\n| mode | accuracy |\n" in card
+    )
+    assert "the run `mine` of `quickstart`" in card
     assert "| 0.2 | 11.0 | 12 |" in card  # of 10, 11, 12
     lengths = calibration.of_gguf(gguf_file.check(path))
     assert lengths.mean == (11.0, 21.0, 31.0, 41.0, 51.0)
