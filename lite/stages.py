@@ -9,8 +9,10 @@ it left in its folder if that was made under the same fingerprint.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import functools
+import gc
 import hashlib
 import importlib
 import importlib.metadata
@@ -127,7 +129,13 @@ def _cuda():
 
 
 def reset_peak_memory() -> None:
-    """Start a new measurement of peak memory (Linux; elsewhere the peak of the whole process stays)."""
+    """Start a new measurement of peak memory (Linux; elsewhere the peak of the whole process stays).
+
+    What the stage before has freed goes back to the system first.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc alone has it
+        ctypes.CDLL(None).malloc_trim(0)
     if cuda := _cuda():
         cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):

@@ -16,6 +16,7 @@ from lite.infer.model import Model
 from lite.infer.prompt import Prompt, Prompts, check_settings
 from lite.infer.reader import Reader, whole
 from lite.infer.request import Answer, Ask, Piece, Stop, Stream
+from lite.llama_build import release_openmp_threads
 from lite.tokens import BASE, POLICY, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
@@ -44,6 +45,7 @@ class Engine:
         self.path = Path(path)
         self.batch_size, self.context_tokens = batch_size, context_tokens
         self.num_threads = num_threads or os.cpu_count() or 1
+        release_openmp_threads()
         self.model = Model(self.path)
         self.trained_context = self.model.trained_context
         self._prompts = Prompts(self.model)
