@@ -93,7 +93,7 @@ def test_a_reply_without_a_budget_is_left_alone():
         ("<think>\ntwo a<b plus</ three</think> five", 6),
         ("<think>two </", 3),
         ("two plus three", 0),
-        ("\n\n<COMP_20> five </think> five", 0),
+        ("\n\n<COMP_20> five", 0),
         ("<thin five", 0),
     ],
 )

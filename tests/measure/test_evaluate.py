@@ -107,11 +107,11 @@ def test_finished_modes_are_not_run_again(dial, tmp_path, monkeypatch):
     ran = []
     run_mode = module.run_mode
 
-    def killed_at_full(engine, problems, mode, settings):
+    def killed_at_full(engine, problems, mode, settings, *others):
         ran.append(mode)
         if mode == "1.0" and ran.count("1.0") == 1:
             raise KeyboardInterrupt
-        return run_mode(engine, problems, mode, settings)
+        return run_mode(engine, problems, mode, settings, *others)
 
     monkeypatch.setattr(module, "run_mode", killed_at_full)
     with pytest.raises(KeyboardInterrupt):
@@ -136,9 +136,9 @@ def test_replies_to_something_else_are_dropped(dial, base, tmp_path, monkeypatch
     ran = []
     run_mode = module.run_mode
 
-    def spy(engine, problems, mode, settings):
+    def spy(engine, problems, mode, settings, *others):
         ran.append(mode)
-        return run_mode(engine, problems, mode, settings)
+        return run_mode(engine, problems, mode, settings, *others)
 
     monkeypatch.setattr(module, "run_mode", spy)
     measure(models, problems, tmp_path, settings)

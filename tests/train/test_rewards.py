@@ -49,7 +49,7 @@ def test_mode_and_ctrl(correct, chosen, teacher, mode, ctrl):
         (0.7, 0.0),
         (0.79, -0.1),  # (0.19 - 0.1) / 0.9
         (0.05, -0.5),  # (0.55 - 0.1) / 0.9
-        (3.0, -1.0),
+        (3.0, -1 / 3),  # as 1.0: (0.4 - 0.1) / 0.9
     ],
 )
 def test_cal(realised, cal):

@@ -7,6 +7,7 @@ import hmac
 import re
 from collections import Counter
 
+import h11
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -55,7 +56,11 @@ class Guard:
         async def count_and_send(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self.count[message["status"]] += 1
-            await send(message)
+            try:
+                await send(message)
+            except h11.LocalProtocolError:  # a body broke its framing: uvicorn has answered 400 and closes
+                while (await receive())["type"] != "http.disconnect":
+                    pass
 
         app = self.app
         try:
