@@ -269,6 +269,8 @@ class Planner:
 
     def _traces(self) -> Estimate:
         config, num = self.recipe.traces, self.recipe.problems.num_train * self.recipe.traces.num_samples
+        if config.method == "gold":
+            return Estimate(ram={"Python": PYTHON}, disk=self._text(), seconds=5)
         longest = self.lengths.prompt + config.max_tokens
         return self._sampled(
             num, min(self.lengths.mean_reply, config.max_tokens), longest, config.batch_size, {}

@@ -53,7 +53,9 @@ def _of_each_kind(rows: Iterable[Row]) -> list[Row]:
 def _problems(recipe: Recipe) -> list[Problem]:
     """Some training problems of the recipe's source, drawn as the stage `problems` draws them."""
     section = recipe.problems
-    few = dataclasses.replace(section, num_train=min(section.num_train, NUM_PROBLEMS), num_rl=1, num_eval=1)
+    few = dataclasses.replace(
+        section, num_train=min(section.num_train, NUM_PROBLEMS), num_rl=1, num_eval=1, eval=()
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = Run(dataclasses.replace(recipe, problems=few), Path(folder))
         problems.run(run)
