@@ -35,8 +35,11 @@ class Job(Protocol):
     def draw(self) -> float:
         """The next number in [0, 1) for a temperature above 0."""
 
-    def take(self, sampled: int) -> int | None:
-        """The token to write where the model proposes `sampled`; None: the reply has ended."""
+    def take(self, proposed: int) -> int | None:
+        """The token to write where the model proposes `proposed`; None: the reply has ended.
+
+        It is the last of `ids` then; others at their end may have been taken back.
+        """
 
 
 class Feed:
@@ -146,13 +149,18 @@ class Slots:
         if not self.live:
             return ended
         going = []
-        for slot, sampled in zip(self.live, self._choose().tolist(), strict=True):
-            token = self.jobs[slot].take(sampled)
+        for slot, proposed in zip(self.live, self._choose().tolist(), strict=True):
+            job = self.jobs[slot]
+            token = job.take(proposed)
+            place = len(job.prompt) + len(job.ids) - 1  # of this token
             if token is None:
                 ended.append(self._release(slot))
-            else:
-                self.next[slot] = token
-                going.append(slot)
+                continue
+            if place < self.fed[slot]:
+                llama_cpp.llama_memory_seq_rm(self.memory, slot, place, -1)
+                self.fed[slot] = place
+            self.next[slot] = token
+            going.append(slot)
         self.live = going
         return ended
 
@@ -166,8 +174,9 @@ class Slots:
 
     def _release(self, slot: int) -> Job:
         job, self.jobs[slot] = self.jobs[slot], None
-        written = job.ids[: self.fed[slot] - len(self.held[slot])]
+        written = job.ids[:-1][: self.fed[slot] - len(self.held[slot])]  # the last may not have been fed
         self.held[slot] = np.concatenate([self.held[slot], np.array(written, np.int32)])
+        self.fed[slot] = len(self.held[slot])
         self.free.append(slot)
         return job
 

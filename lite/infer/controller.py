@@ -1,7 +1,8 @@
 """Keeps a reply within its limits, token by token. A state machine: it knows no llama.cpp.
 
 With a budget of N think tokens the controller may write other tokens than the model proposes:
-- in the last part of the budget it closes the think span after a sentence or a line, at N wherever it is;
+- a think span that is still open at N is taken back to the last end of a sentence or a line, where there is one in
+  the last part of the budget, and closed; a model that closes it by itself before is not disturbed;
 - a model that would end, or run out of its allowance for the answer, without having said a final answer is given
   the beginning of one, `The answer is \\boxed{`, and writes only what belongs into the box.
 A reply is then never longer than its lead, N, the closing marker and the allowance, and it carries an answer.
@@ -23,11 +24,10 @@ from lite.tokens import THINK_CLOSE
 
 ANSWER_TOKENS = 256  # the allowance for the answer of a reply with a budget
 BOX_TOKENS = 32  # of these, for what is written into a forced box
-WIND_DOWN = 0.2  # the last part of a budget, where the end of a sentence or a line closes the think span
+WIND_DOWN = 0.2  # the last part of a budget, which may be taken back
 
 _BOX = b"\\boxed{"
 _ASK = "The answer is " + _BOX.decode()
-_SENTENCE_ENDS = (b".", b"!", b"?", b".)", b'."', b".$", "。".encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,7 @@ class Controller:
     """Takes the tokens that a model proposes one by one, and says which to write; `stop` is why it ended.
 
     `phase` is where the reply begins: what of it the prompt has written already. `emit` is called with every Piece.
+    `ids` is what was written. A step may take back the last of them; who feeds them has to forget these, too.
     """
 
     def __init__(
@@ -85,11 +86,16 @@ class Controller:
         emit: Callable[[Piece], None] | None = None,
     ):
         self.lexicon, self.limits = lexicon, limits
-        self.reader = Reader(phase, emit)
+        self._emit = emit
+        self.reader = Reader(phase, self._show if emit else None)
         self.ids: list[int] = []
         self.stop: Stop | None = None
         self._forced: deque[int] = deque()
         self._cut = False  # whether the budget has changed the reply
+        self._stand: tuple[int, Reader] | None = (
+            None  # where the think span may be taken back to: ids, and reader
+        )
+        self._kept: list[Piece] = []  # pieces since then
         self._looked = False  # whether an answer was looked for near the end of the allowance
         self._box_end: int | None = None  # where the answer ends, in tokens at most, that a forced box began
 
@@ -105,6 +111,8 @@ class Controller:
             return self.end("budget" if self._cut else "eos")
         self.ids.append(token)
         self.reader.read(self.lexicon.pieces[token])
+        if self._stand and self.reader.phase is not Phase.THINK:
+            self._stay()
         if self._box_end is not None and not self._forced and self._open_braces() <= 0:
             return self.end("budget")
         if len(self.ids) >= self.limits.max_tokens:
@@ -115,12 +123,26 @@ class Controller:
         """The reply ends here."""
         self.stop = stop
         self.reader.finish()
+        self._stay()
+
+    def _show(self, piece: Piece) -> None:
+        if self._stand:
+            self._kept.append(piece)
+        else:
+            self._emit(piece)
+
+    def _stay(self) -> None:
+        """What was kept is not taken back any more."""
+        self._stand = None
+        for piece in self._kept:
+            self._emit(piece)
+        self._kept = []
 
     def _steer(self, proposed: int) -> int | None:
         """What to write under a budget; None: no more."""
         ends = proposed in self.lexicon.ends
         if self.reader.phase is Phase.THINK:
-            return self._close() if ends or self._is_time(self.lexicon.pieces[proposed]) else proposed
+            return self._think(proposed, ends)
         if self._box_end is not None:
             open_braces = self._open_braces()
             full = self.reader.num_tokens + open_braces >= self._box_end
@@ -139,25 +161,25 @@ class Controller:
             return None
         return proposed
 
-    def _is_time(self, piece: bytes) -> bool:
-        """Whether the think span has to be closed before a token with this text."""
-        reader, budget = self.reader, self.limits.budget
-        left = budget - reader.num_tokens
-        if reader.closes(piece):
-            return False
-        if (
-            left <= 0 or unfinished(reader.tail + piece)[1] >= left
-        ):  # a character is written whole or not at all
-            return True
-        if left > WIND_DOWN * budget:
-            return False
-        after_sentence = piece[:1].isspace() and reader.tail.endswith(_SENTENCE_ENDS)
-        return reader.tail.endswith(b"\n") or after_sentence
-
-    def _close(self) -> int:
-        begun = self.reader.marker().decode()
+    def _think(self, proposed: int, ends: bool) -> int:
+        """What to write in the think span: its closing marker where the budget, or the model, is at its end."""
+        reader, budget, piece = self.reader, self.limits.budget, self.lexicon.pieces[proposed]
+        begun, left = reader.marker(), budget - reader.num_tokens
+        if reader.closes(piece) or reader.marker(piece) == begun + piece:
+            return proposed  # the model closes it by itself
+        if left <= WIND_DOWN * budget and reader.at_end_of_sentence(piece):
+            self._stay()
+            self._stand = len(self.ids), reader.copy()
+        # A character is written whole or not at all.
+        if not ends and left > 0 and unfinished(reader.tail + piece)[1] < left:
+            return proposed
+        goes_on = not ends and not begun and piece.strip()
+        if self._stand and goes_on:
+            size, self.reader = self._stand
+            del self.ids[size:]
+            self._kept = []
         line = "" if begun or self.reader.tail.endswith(b"\n") else "\n"
-        return self._force(f"{line}{THINK_CLOSE[len(begun) :]}\n\n")
+        return self._force(f"{line}{THINK_CLOSE.removeprefix(begun.decode())}\n\n")
 
     def _begin_answer(self) -> int:
         """Write the words before the box, and let the model fill it."""

@@ -6,6 +6,7 @@ found in the text, because in many tokenizers they are several tokens, and these
 
 from __future__ import annotations
 
+import copy
 import enum
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from lite.tokens import THINK_CLOSE, THINK_OPEN, strip_control
 LEAD_TOKENS = 16  # a reply that has not opened its think span by then is all answer
 TAIL_BYTES = 16
 
+_SENTENCE_ENDS = (b".", b"!", b"?", b".)", b'."', b".$", "。".encode())
 _OPEN, _CLOSE = THINK_OPEN.encode(), THINK_CLOSE.encode()
 
 
@@ -29,7 +31,7 @@ class Phase(enum.Enum):
 class Reader:
     """Follows a reply. `phase` is where it begins; `emit` is called with every Piece that can be shown.
 
-    `num_tokens`: tokens written in this phase. `think_tokens`: those of the think span, without its markers and the
+    `num_tokens`: tokens written in this phase, but for a few line breaks before its text. `think_tokens`: those of the think span, without its markers and the
     line breaks beside them. `answer`: the text of the answer. `tail`: the last bytes written.
     """
 
@@ -39,6 +41,7 @@ class Reader:
         self.answer = self.tail = b""
         self._held: list[bytes] = []  # tokens that may turn out to be no text of this phase
         self._begun = False  # whether this phase has text yet
+        self._num_blank = 0  # tokens before it
 
     def read(self, piece: bytes) -> None:
         """A token was written; `piece` is its text."""
@@ -56,6 +59,8 @@ class Reader:
             self._enter(Phase.ANSWER, rest)
         elif not held.strip() and not self._begun:
             self._held = []  # line breaks before the text
+            self._num_blank += 1
+            self.num_tokens -= self._num_blank <= LEAD_TOKENS
         elif not held[-1:].isspace() and not unfinished(held)[1] and not self._may_close(held):
             self._say(held)
 
@@ -65,10 +70,21 @@ class Reader:
         if held and self.phase is not Phase.LEAD:
             self._say(held)
 
-    def marker(self) -> bytes:
-        """What of the closing marker stands at the end of the think span already."""
-        sizes = range(len(_CLOSE) - 1, 0, -1)
-        return next((_CLOSE[:size] for size in sizes if self.tail.endswith(_CLOSE[:size])), b"")
+    def marker(self, piece: bytes = b"") -> bytes:
+        """What of the closing marker stands at the end of the text, with a token `piece` behind it."""
+        text, sizes = self.tail + piece, range(len(_CLOSE) - 1, 0, -1)
+        return next((_CLOSE[:size] for size in sizes if text.endswith(_CLOSE[:size])), b"")
+
+    def at_end_of_sentence(self, piece: bytes) -> bool:
+        """Whether a sentence or a line ends before a token with this text."""
+        after_sentence = piece[:1].isspace() and self.tail.endswith(_SENTENCE_ENDS)
+        return after_sentence or self.tail.endswith(b"\n")
+
+    def copy(self) -> Reader:
+        """A reader in the same place, which reads on by itself."""
+        other = copy.copy(self)
+        other._held = [*self._held]
+        return other
 
     def closes(self, piece: bytes) -> bool:
         """Whether a token would complete the marker that closes the think span."""
@@ -86,7 +102,8 @@ class Reader:
 
     def _enter(self, phase: Phase, rest: bytes) -> None:
         """Go on to a phase; `rest` is what the last token wrote of it."""
-        self.phase, self._held, self._begun, self.num_tokens = phase, [], False, 0
+        self.phase, self._held, self._begun = phase, [], False
+        self.num_tokens = self._num_blank = 0
         if rest.strip():
             self.read(rest)
         elif phase is Phase.ANSWER:

@@ -12,7 +12,7 @@ from tiny_gguf import CONTEXT, write_tiny_gguf
 from tiny_tokenizer import SPECIAL, THINK_MARKS, byte_level, finish
 
 from lite.errors import LiteError
-from lite.infer import loop
+from lite.infer import controller, loop, reader
 from lite.infer.engine import Engine
 from lite.infer.request import Ask, Busy, Message, question
 from lite.tokens import BASE, CONTROL_TOKENS, INSTRUCTION, MODES, POLICY, THINK_CLOSE, THINK_OPEN
@@ -182,6 +182,33 @@ def test_pieces_are_the_answer(engine):
     assert events[:-1] == pieces
 
 
+@pytest.fixture
+def thinking(tmp_path, monkeypatch):
+    """A GGUF whose template opens the think span, so that a random model thinks."""
+    template = tiny_gguf.BASE_TEMPLATE + "{%- if add_generation_prompt -%}{{ '<think>\\n' }}{%- endif -%}"
+    monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", template)
+    with Engine(write_tiny_gguf(tmp_path / "think.gguf", dial=False), batch_size=4, num_threads=1) as engine:
+        yield engine
+
+
+def test_what_is_taken_back_leaves_no_trace(thinking, monkeypatch):
+    """Thinking of 40 tokens taken back to 30 goes on as thinking that was closed at 30."""
+
+    def asks(budget):
+        return [question(f"How many? {i}", BASE, budget=budget, max_tokens=300) for i in range(8)]
+
+    monkeypatch.setattr(controller, "unfinished", lambda text: (0, 0))
+    closed_at_30 = thinking.generate(asks(30))
+    monkeypatch.setattr(reader.Reader, "at_end_of_sentence", lambda self, piece: self.num_tokens == 30)
+    monkeypatch.setattr(controller, "WIND_DOWN", 1.0)
+    taken_back = thinking.generate(asks(40))
+    assert texts(taken_back) == texts(closed_at_30)
+    assert {answer.stop for answer in taken_back} == {"budget"} and len(set(texts(taken_back))) == 8
+    assert all(answer.closed and 20 < answer.think_tokens <= 30 for answer in taken_back)
+    again = thinking.generate(asks(40)[::-1])  # cells that slots hold are what they are said to be
+    assert texts(again) == texts(taken_back)[::-1]
+
+
 def test_cancel(path):
     with Engine(path, batch_size=1, num_threads=1) as engine:
         first = engine.submit(question("one", "0.2", max_tokens=400))
@@ -263,16 +290,13 @@ def test_base_prompt(tmp_path):
             base.prompt(question("How many?", "0.2"))
 
 
-def test_a_template_that_opens_the_think_span(tmp_path, monkeypatch):
-    template = tiny_gguf.BASE_TEMPLATE + "{%- if add_generation_prompt -%}{{ '<think>\\n' }}{%- endif -%}"
-    monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", template)
-    with Engine(write_tiny_gguf(tmp_path / "base.gguf", dial=False), num_threads=1) as base:
-        stream = base.submit(question("How many?", BASE, max_tokens=20))
-        answer = stream.answer()
-        assert {piece.kind for piece in stream} == {"think"}
-        assert answer.has_think and not answer.closed and answer.think_tokens and not answer.visible
-        off = base.submit(question("How many?", BASE, thinking=False, max_tokens=20)).answer()
-        assert off.closed and not off.think and off.visible
+def test_a_template_that_opens_the_think_span(thinking):
+    stream = thinking.submit(question("How many?", BASE, max_tokens=20))
+    answer = stream.answer()
+    assert {piece.kind for piece in stream} == {"think"}
+    assert answer.has_think and not answer.closed and answer.think_tokens and not answer.visible
+    off = thinking.submit(question("How many?", BASE, thinking=False, max_tokens=20)).answer()
+    assert off.closed and not off.think and off.visible
 
 
 @pytest.mark.parametrize(
