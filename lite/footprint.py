@@ -7,74 +7,36 @@ assumed speeds and are good for an order of magnitude.
 
 from __future__ import annotations
 
-import os
-import subprocess
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from lite import backend
+from lite.machine import CARDS, Machine
 from lite.recipe import Recipe
 from lite.shape import Shape
 from lite.tokens import MODES, RATIOS
 
-# Largest term: what to turn down.
+# What to turn down where a term is too large; a stage's own word first.
 REMEDIES = {
-    "weights": "a smaller model, or sft.four_bit: true",
-    "LoRA, gradients, AdamW": "{stage}.rank",
+    "weights": "sft.four_bit: true, or a smaller model",
+    "LoRA, gradients, AdamW": "sft.rank",
     "token rows": "a model with tied embeddings",
-    "activations": "{stage}.batch_size (raise sft.accumulation by as much), then {stage}.max_tokens",
+    "activations": "{stage}.batch_size, then {stage}.max_tokens",
     "logits": "{stage}.batch_size, then {stage}.max_tokens",
-    "KV cache": "{stage}.batch_size (chrpo: chrpo.prompts), then {stage}.max_tokens",
-    "sampling": "{stage}.batch_size (chrpo: chrpo.prompts)",
+    "KV cache": "{stage}.batch_size, then {stage}.max_tokens",
+    "sampling": "{stage}.batch_size",
+}
+OWN_REMEDIES = {
+    ("annotate", "activations"): "annotate.batch_tokens",
+    ("annotate", "logits"): "annotate.batch_tokens",
+    ("compressor", "weights"): "compressor.encoder: a smaller one",
+    ("sft", "activations"): "sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens",
+    ("chrpo", "KV cache"): "chrpo.prompts, then chrpo.max_tokens",
+    ("chrpo", "sampling"): "chrpo.prompts",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """Where a run goes. Speeds are what is reached, not what is printed on the box."""
-
-    name: str
-    gpu_gb: float  # of GPU memory that a run may take; 0: there is no GPU
-    flops: float  # a second, in training
-    bandwidth: float  # bytes a second, of weights read while generating
-    step_seconds: float  # of overhead per layer and generated token
-    bf16: bool = True  # computes in 16 bits; else in 32
-
-    @property
-    def on_gpu(self) -> bool:
-        return self.gpu_gb > 0
-
-    @property
-    def width(self) -> int:
-        """Bytes of a number in 16 or 32-bit computing."""
-        return 2 if self.bf16 else 4
-
-
-def _cpu() -> Machine:
-    cores = os.cpu_count() or 1
-    return Machine("cpu", 0, 2e10 * cores, 5e9 * cores, 1e-4, backend.multiplies_bf16())
-
-
-# Three tenths of the printed bf16 rate of an RTX 3090, 4060 Ti, 3060, 3060 Ti, and half of its bandwidth. Of the
-# memory, what is printed in GB of 1e9 bytes: the 7 % more that is there is left to the display.
-CARDS = {
-    "24gb": Machine("24gb", 24, 2.1e13, 4.7e11, 1e-3),
-    "16gb": Machine("16gb", 16, 1.3e13, 1.4e11, 1e-3),
-    "12gb": Machine("12gb", 12, 0.8e13, 1.8e11, 1e-3),
-    "8gb": Machine("8gb", 8, 1.0e13, 2.2e11, 1e-3),
-    "cpu": _cpu(),
-}
-
-
-def this_machine() -> Machine:
-    """The first GPU here, taken to be as fast as the largest card of the list that it holds; the CPU without one."""
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-        gpu_gb = float(told.split()[0]) * 2**20 / 1e9
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError):
-        return CARDS["cpu"]
-    like = next((card for card in CARDS.values() if card.on_gpu and card.gpu_gb <= gpu_gb), CARDS["8gb"])
-    return replace(like, name=f"{gpu_gb:.0f} GB GPU", gpu_gb=0.93 * gpu_gb)
+def remedy(stage: str, term: str) -> str:
+    """What to turn down where a term of a stage is too large."""
+    return OWN_REMEDIES.get((stage, term)) or REMEDIES.get(term, "a smaller model").format(stage=stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,28 +153,50 @@ def generating(shape: Shape, machine: Machine, sequences: int, tokens: float, li
 def seconds_to_generate(
     shape: Shape, machine: Machine, num: float, tokens: float, sequences: int, size: float
 ):
-    """`num` replies of `tokens`, so many at a time: a step reads the weights once, and computes."""
-    steps = -(-num // sequences) * tokens * 1.5  # the longest of a batch, not the mean
-    compute = 2 * shape.num_params * min(num, sequences) / (machine.flops / 2)
-    return steps * max(size / machine.bandwidth, compute, machine.step_seconds * shape.num_hidden_layers)
+    """`num` replies of `tokens`, so many at a time: a step reads the weights once, and computes.
+
+    On a GPU a batch goes on to its longest reply; on a CPU rows that are done leave it.
+    """
+    steps = -(-num // sequences) * tokens * (1.5 if machine.on_gpu else 1)
+    compute = 2 * shape.num_params * sequences / (machine.flops / 2)
+    overhead = machine.layer_seconds * shape.num_hidden_layers * (1 if machine.on_gpu else sequences)
+    return steps * max(size / machine.bandwidth, compute, overhead)
 
 
 def seconds_to_train(shape: Shape, machine: Machine, tokens: float) -> float:
     """Frozen weights get no gradient: a pass is 2 + 2 operations a parameter, one more forward where recomputed."""
-    return tokens * (6 if machine.on_gpu else 4) * shape.num_params / machine.flops
+    passing = shape.num_hidden_layers * activations(shape, 16, machine.width) * machine.byte_seconds
+    return tokens * ((6 if machine.on_gpu else 4) * shape.num_params / machine.flops + passing)
+
+
+def seconds_to_read(shape: Shape, machine: Machine, tokens: float) -> float:
+    """A forward pass alone."""
+    return seconds_to_train(shape, machine, tokens) / 3
 
 
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q4_k_m": 4.8, "q4_0": 4.5}
 MERGED_WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}
-ENCODER_PARAMS = 150e6  # of the compressor, unless it is the tiny one: ModernBERT-base
+MODERNBERT_BASE = Shape(
+    768, 1152, 22, 12, 12, 64, 50_368, True
+)  # a compressor that is not here is taken for it
+TINY_ENCODER = Shape(96, 192, 3, 4, 4, 24, 700, True)
+EVAL_PROBLEMS = 500  # in a set to evaluate on whose size is not said
 LIKELIHOOD_PASSES = 40  # over a trace, for its labels
 
 
 class Planner:
-    """The estimates of a recipe's stages on a machine."""
+    """The estimates of a recipe's stages on a machine; `encoder` is the compressor's shape, where it is known."""
 
-    def __init__(self, recipe: Recipe, shape: Shape, lengths: Lengths, machine: Machine):
+    def __init__(
+        self,
+        recipe: Recipe,
+        shape: Shape,
+        lengths: Lengths,
+        machine: Machine,
+        encoder: Shape | None = None,
+    ):
         self.recipe, self.shape, self.lengths, self.machine = recipe, shape, lengths, machine
+        self.encoder = TINY_ENCODER if recipe.compressor.encoder == "tiny" else encoder or MODERNBERT_BASE
         self.size = weights(shape, recipe.sft.four_bit, machine.width)
 
     def all(self) -> dict[str, Estimate]:
@@ -244,8 +228,7 @@ class Planner:
 
     def _encode(self) -> float:
         """Seconds to score every trace once with the encoder."""
-        params = 1e6 if self.recipe.compressor.encoder == "tiny" else ENCODER_PARAMS
-        return 2 * params * self._text() / 4 / self.machine.flops
+        return 5 + seconds_to_read(self.encoder, self.machine, self._text() / 4)
 
     def _model(
         self, terms: dict[str, float], disk: float, seconds: float, ram: dict[str, float] | None = None
@@ -269,6 +252,8 @@ class Planner:
 
     def _traces(self) -> Estimate:
         config, num = self.recipe.traces, self.recipe.problems.num_train * self.recipe.traces.num_samples
+        if config.method == "gold":
+            return Estimate(ram={"Python": PYTHON}, disk=self._text(), seconds=5)
         longest = self.lengths.prompt + config.max_tokens
         return self._sampled(
             num, min(self.lengths.mean_reply, config.max_tokens), longest, config.batch_size, {}
@@ -290,13 +275,17 @@ class Planner:
         )
 
     def _compressor(self) -> Estimate:
-        config = self.recipe.compressor
-        tiny = config.encoder == "tiny"
-        params, layers, hidden = (1e6, 4, 128) if tiny else (ENCODER_PARAMS, 22, 768)
+        config, encoder = self.recipe.compressor, self.encoder
+        width = 2 if self.machine.on_gpu else 4  # autocast on a GPU alone
+        layer = 2 * (4 + width) * encoder.hidden_size
+        layer += width * (5 * encoder.hidden_size + 4 * encoder.intermediate_size)
         tokens = config.batch_size * min(config.max_tokens, self.lengths.row)
-        terms = {"weights": 16 * params, "activations": 4.0 * 24 * layers * hidden * tokens}
-        work = 6 * params * config.epochs * self.recipe.annotate.num_traces * self.lengths.mean_reply
-        return self._model(terms, 4 * params, work / self.machine.flops)
+        terms = {
+            "weights": 16.0 * encoder.num_params,  # all of them trained, in float32
+            "activations": float(encoder.num_hidden_layers * layer * tokens),
+        }
+        read = config.epochs * self.recipe.annotate.num_traces * self.lengths.mean_reply
+        return self._model(terms, 4.0 * encoder.num_params, 5 + seconds_to_train(encoder, self.machine, read))
 
     def _sft(self) -> Estimate:
         config = self.recipe.sft
@@ -361,7 +350,11 @@ class Planner:
         """Through llama.cpp, on the processor, whatever the card is."""
         config, shape, cpu = self.recipe.evaluate, self.shape, CARDS["cpu"]
         size = BITS[self.recipe.export.quant] / 8 * shape.num_params
-        num = self.recipe.problems.num_eval * min(len(config.modes), len(MODES) + 2)
+        sets = [
+            self.recipe.problems.num_eval,
+            *(each.num or EVAL_PROBLEMS for each in self.recipe.problems.eval),
+        ]
+        num = sum(sets) * min(len(config.modes), len(MODES) + 2)
         tokens = config.batch_size * (self.lengths.prompt + config.max_tokens)
         ram = {"Python, llama.cpp": 0.3e9, "weights": size, "KV cache": kv_cache(shape, tokens, 2)}
         seconds = seconds_to_generate(shape, cpu, num, 0.6 * self.lengths.mean_reply, config.batch_size, size)

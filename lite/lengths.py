@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -66,22 +67,33 @@ def of_rows(rows: Sequence[Row], tokenizer: PlainTokenizer | None, max_tokens: i
 
 
 def of_problems(problems: Sequence[Problem], tokenizer: PlainTokenizer | None, recipe: Recipe) -> Lengths:
-    """Lengths to expect from problems: worked solutions stand for traces; without them, replies of half the limit.
+    """Lengths to expect from problems. A row of mean ratio keeps 0.6 of a chain of thought.
 
-    A row of mean ratio keeps 0.6 of a chain of thought.
+    Worked solutions stand for traces where they will be the traces, and for the tiny reasoner, which writes like its
+    world's. Any other model thinks at another length: up to the limit, and a third of it on average.
     """
     rows = [row for problem in problems for row in rows_of(problem)[:1]]
+    found = of_rows(rows, tokenizer, recipe.sft.max_tokens, _num_rows(recipe))
+    known = recipe.traces.method == "gold" or recipe.model == "quickstart"
+    longest, reply = found.row, found.mean_reply
+    if not (known and any(problem.cot.strip() for problem in problems)):
+        longest = min(found.prompt + recipe.traces.max_tokens, recipe.sft.max_tokens)
+        reply = recipe.traces.max_tokens / 3
+    return replace(found, row=longest, mean_row=found.mean_prompt + 0.6 * reply, mean_reply=reply)
+
+
+def at_most(recipe: Recipe) -> Lengths:
+    """Lengths where nothing is known but the recipe's limits."""
+    reply, row = recipe.traces.max_tokens, recipe.sft.max_tokens
+    prompt = max(1, row // 16)
+    longest = min(prompt + reply, row)
+    return Lengths(prompt, longest, prompt / 2, prompt / 2 + 0.2 * reply, reply / 3, _num_rows(recipe))
+
+
+def _num_rows(recipe: Recipe) -> int:
+    """SFT rows if every trace is right and stays in the mixture."""
     traces = recipe.problems.num_train * recipe.traces.num_samples
-    num_rows = round(traces * len(tokens.RATIOS) / (1 - recipe.mixture.policy_share))
-    found = of_rows(rows, tokenizer, recipe.sft.max_tokens, num_rows)
-    if not any(problem.cot.strip() for problem in problems):
-        reply = recipe.traces.max_tokens
-        row = min(found.prompt + reply, recipe.sft.max_tokens)
-        return Lengths(
-            found.prompt, row, found.mean_prompt, found.mean_prompt + 0.3 * reply, reply / 2, num_rows
-        )
-    mean_row = found.mean_prompt + 0.6 * found.mean_reply
-    return Lengths(found.prompt, found.row, found.mean_prompt, mean_row, found.mean_reply, num_rows)
+    return round(traces * len(tokens.RATIOS) / (1 - recipe.mixture.policy_share))
 
 
 def of_run(recipe: Recipe, folder: Path, tokenizer: PlainTokenizer | None) -> Lengths | None:
@@ -92,11 +104,3 @@ def of_run(recipe: Recipe, folder: Path, tokenizer: PlainTokenizer | None) -> Le
     if problems.is_file() and (read := read_records(problems, Problem)):
         return of_problems(read, tokenizer, recipe)
     return None
-
-
-def at_most(recipe: Recipe) -> Lengths:
-    """Lengths where nothing is known but the recipe's limits."""
-    reply, row = recipe.traces.max_tokens, recipe.sft.max_tokens
-    traces = recipe.problems.num_train * recipe.traces.num_samples
-    num_rows = round(traces * len(tokens.RATIOS) / (1 - recipe.mixture.policy_share))
-    return Lengths(max(1, row // 8), row, row / 8, row / 2, reply / 2, num_rows)

@@ -186,6 +186,14 @@ def read_shape(model: str, online: bool = False) -> Shape:
     )
 
 
+def read_encoder(name: str) -> Shape | None:
+    """The sizes of a compressor's encoder where its files are here; None where not."""
+    try:
+        return read_shape(name)
+    except LiteError:
+        return None
+
+
 class PlainTokenizer:
     """A model's tokenizer with the control tokens, as `lite.tokens` and `lite.train.sft` use one, without transformers."""
 

@@ -30,10 +30,11 @@ from lite import backend, footprint, lengths, ranks, sources
 from lite import recipe as recipes
 from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
+from lite.machine import this_machine
 from lite.progress import console
 from lite.recipe import Recipe
 from lite.records import atomic_write, write_json
-from lite.shape import PlainTokenizer, read_shape
+from lite.shape import PlainTokenizer, read_encoder, read_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,8 @@ class Run:
         with contextlib.suppress(LiteError, ImportError):
             shape, tokenizer = read_shape(self.recipe.model), PlainTokenizer(self.recipe.model)
             known = lengths.of_run(self.recipe, self.folder, tokenizer) or lengths.at_most(self.recipe)
-            planner = footprint.Planner(self.recipe, shape, known, footprint.this_machine())
+            encoder = read_encoder(self.recipe.compressor.encoder)
+            planner = footprint.Planner(self.recipe, shape, known, this_machine(), encoder)
             return planner.all()[name].shown()
         return None
 

@@ -17,11 +17,12 @@ from rich.table import Table
 from lite import footprint, lengths, problems, tokens
 from lite import recipe as recipes
 from lite.errors import LiteError
-from lite.footprint import Estimate, Lengths, Machine
+from lite.footprint import Estimate, Lengths
+from lite.machine import CARDS, Machine, this_machine
 from lite.measure.doctor import memory_gb
 from lite.recipe import Recipe
 from lite.records import Problem, Row, read_records
-from lite.shape import PlainTokenizer, Shape, read_shape
+from lite.shape import PlainTokenizer, Shape, read_encoder, read_shape
 from lite.stages import NAMES, Run
 from lite.train.sft import IGNORED, encode_row
 
@@ -53,7 +54,9 @@ def _of_each_kind(rows: Iterable[Row]) -> list[Row]:
 def _problems(recipe: Recipe) -> list[Problem]:
     """Some training problems of the recipe's source, drawn as the stage `problems` draws them."""
     section = recipe.problems
-    few = dataclasses.replace(section, num_train=min(section.num_train, NUM_PROBLEMS), num_rl=1, num_eval=1)
+    few = dataclasses.replace(
+        section, num_train=min(section.num_train, NUM_PROBLEMS), num_rl=1, num_eval=1, eval=()
+    )
     with tempfile.TemporaryDirectory() as folder:
         run = Run(dataclasses.replace(recipe, problems=few), Path(folder))
         problems.run(run)
@@ -107,10 +110,9 @@ def verdict(estimates: dict[str, Estimate], machine: Machine, room_gb: float | N
     lines = []
     for name in [name for name in totals if totals[name] > room]:
         largest = estimates[name].largest(machine.on_gpu)
-        advice = footprint.REMEDIES.get(largest, "a smaller model").format(stage=name)
         lines.append(
             f"{name} does not fit {where}: {totals[name]:.1f} GB of {room:.1f}; the largest term is {largest}; "
-            f"turn down {advice}"
+            f"turn down {footprint.remedy(name, largest)}"
         )
     return lines or [f"fits {where}: the largest stage, {most}, takes {totals[most]:.1f} GB of {room:.1f}"]
 
@@ -132,9 +134,9 @@ def _describe(model: str, shape: Shape) -> str:
 
 def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
     """Print the plan of a recipe. Raises LiteError for an unknown card, and where the model's config cannot be had."""
-    if card is not None and card not in footprint.CARDS:
-        raise LiteError(f"card {card!r} is unknown; use one of {', '.join(footprint.CARDS)}")
-    machine = footprint.CARDS[card] if card else footprint.this_machine()
+    if card is not None and card not in CARDS:
+        raise LiteError(f"card {card!r} is unknown; use one of {', '.join(CARDS)}")
+    machine = CARDS[card] if card else this_machine()
     shape = read_shape(recipe.model, online=True)
     notes: list[str] = []
     tokenizer: PlainTokenizer | None = None
@@ -148,7 +150,9 @@ def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
     except LiteError as fault:
         notes.append(f"no rows: {fault}; lengths are the recipe's limits")
         known = lengths.at_most(recipe)
-    estimates = footprint.Planner(recipe, shape, known, machine).all()
+    estimates = footprint.Planner(
+        recipe, shape, known, machine, read_encoder(recipe.compressor.encoder)
+    ).all()
     assert tuple(estimates) == NAMES
 
     console = Console(highlight=False, soft_wrap=True, markup=False)

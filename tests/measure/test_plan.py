@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from lite import backend, footprint, stages
-from lite.footprint import CARDS, Planner
+from lite import backend, machine, stages
+from lite.footprint import Planner
+from lite.machine import CARDS
 from lite.measure import plan
 from lite.recipe import parse
 from lite.records import Problem, Row, write_records
@@ -64,7 +65,7 @@ def test_what_does_not_fit_says_what_to_turn_down(lite):
     assert code == 0
     (line,) = [line for line in out.splitlines() if "does not fit" in line]
     assert line.startswith("sft does not fit 8gb: ") and "largest term is activations" in line
-    assert "turn down sft.batch_size (raise sft.accumulation by as much), then sft.max_tokens" in line
+    assert "turn down sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens" in line
 
 
 def test_measured_stands_beside_expected(lite, tmp_path):
@@ -114,13 +115,13 @@ def test_the_machine_here(monkeypatch):
         ("16380\n", "16gb", 17.2),
         ("6144\n", "8gb", 6.4),
     ):
-        monkeypatch.setattr(footprint.subprocess, "run", told(text))
-        here = footprint.this_machine()
+        monkeypatch.setattr(machine.subprocess, "run", told(text))
+        here = machine.this_machine()
         assert here.flops == CARDS[name].flops and here.gpu_gb == pytest.approx(
             gpu_gb - 0.07 * gpu_gb, abs=0.05
         )
-    monkeypatch.setattr(footprint.subprocess, "run", told("no devices were found"))
-    assert footprint.this_machine() is CARDS["cpu"]
+    monkeypatch.setattr(machine.subprocess, "run", told("no devices were found"))
+    assert machine.this_machine() is CARDS["cpu"]
 
 
 def test_the_tiny_model_takes_little():
