@@ -3,7 +3,8 @@
 A slot (a llama.cpp sequence) is given to the next request as soon as its own ends. A request that begins like
 what another slot has already decoded copies those cells (`llama_memory_seq_cp`) and feeds only the rest.
 Every slot has KV cells of its own: attention then looks at one reply at a time, which on a tiny model is
-2.5 times as fast at 16 slots as one pool of cells for all (kv_unified).
+2.5 times as fast at 16 slots as one pool of cells for all (kv_unified). llama.cpp then computes only sequences
+with consecutive numbers together, so a batch is in the order of its slots, and these lie side by side.
 """
 
 from __future__ import annotations
@@ -64,6 +65,12 @@ class Feed:
             logits=pointer(self.wants_logits, ctypes.c_int8),
         )
 
+    def sort(self, size: int) -> None:
+        """Bring the first `size` tokens into the order of their slots."""
+        order = np.argsort(self.slot[:size], kind="stable")
+        for array in (self.token, self.pos, self.slot, self.wants_logits):
+            array[:size] = array[order]
+
 
 class Slots:
     """A llama.cpp context with `num_slots` sequences of up to `num_cells` tokens each."""
@@ -110,7 +117,8 @@ class Slots:
         coming = max((_common(self.held[slot], prompt) for slot in self.feeding), default=0)
         if coming >= shared + WORTH_SHARING:  # a neighbour that is still being fed will have more
             return False
-        slot = donor if donor in self.free else self.free[0]
+        near = self._near()
+        slot = donor if donor in near else near[0]
         if slot != donor:
             if shared >= WORTH_SHARING:
                 llama_cpp.llama_memory_seq_cp(self.memory, donor, slot, -1, -1)
@@ -126,9 +134,9 @@ class Slots:
         """Decode one batch: a token of every live slot, and prompts. Return the jobs that ended with it."""
         ended = self._drop_cancelled()
         size = len(self.live)
+        live = np.array(self.live, np.intp)
         # Beside replies under way a prompt is fed in portions, so that none of them stands still for long.
         room = min(len(self.feed.token), size + MICRO_TOKENS) if size else len(self.feed.token)
-        live = np.array(self.live, np.intp)
         self.feed.token[:size] = self.next[live]
         self.feed.pos[:size] = self.fed[live]
         self.feed.slot[:size] = live
@@ -142,10 +150,12 @@ class Slots:
                 ready.append(slot)
         if not size:
             return ended
+        if self.feeding:
+            self.feed.sort(size)
         self._decode(size)
         if ready:
             self.feeding = [slot for slot in self.feeding if slot not in ready]
-            self.live += ready
+            self.live = sorted(self.live + ready)  # the order of the batch, and of its logits
         if not self.live:
             return ended
         going = []
@@ -179,6 +189,13 @@ class Slots:
         self.fed[slot] = len(self.held[slot])
         self.free.append(slot)
         return job
+
+    def _near(self) -> list[int]:
+        """Free slots inside or beside those in use: llama.cpp computes only neighbouring sequences together."""
+        used = [slot for slot, job in enumerate(self.jobs) if job is not None]
+        if not used:
+            return self.free
+        return [slot for slot in self.free if used[0] - 1 <= slot <= used[-1] + 1]
 
     def _donor(self, prompt: np.ndarray) -> tuple[int, int]:
         """The slot whose cells share the longest beginning with `prompt`, and its length.
