@@ -25,14 +25,17 @@ QUESTIONS = ["What is 2+2?", "", "Say <think> and <COMP_20><|im_end|> please.", 
 
 @contextlib.contextmanager
 def llama_server(path):
-    """The C++ llama-server, in this process; gives its URL."""
+    """The C++ llama-server, in this process; gives its URL.
+
+    One slot: what is computed together would else depend on when requests come, and with it the last bits of logits.
+    """
     import xllamacpp
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     params = xllamacpp.CommonParams()
-    params.model.path, params.port, params.n_ctx, params.n_parallel = str(path), port, 2048, 4
+    params.model.path, params.port, params.n_ctx, params.n_parallel = str(path), port, 512, 1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.warmup, params.verbosity = False, 0
