@@ -1,9 +1,9 @@
 """What the installed build of llama.cpp may be trusted with.
 
-llama-cpp-python is compiled where it is installed. On a CPU with AMX, a build by GCC 12 ends in ggml's AMX kernels
-(GCC 12 is suspected, not proven): the tile configuration is loaded before it is written, and the first quantised prompt ends the process (SIGSEGV in
-`ggml_backend_amx_mul_mat`, seen with llama-cpp-python 0.3.36). No call says which compiler it was, so weights
-are kept out of the buffers of such kernels wherever the build has AMX; the others lose nothing.
+llama-cpp-python is compiled where it is installed. On a CPU with AMX, a build of 0.3.36 by GCC 12 loads the tile
+configuration before it is written, and the first quantised prompt ends the process (SIGSEGV in
+`ggml_backend_amx_mul_mat`; the compiler is suspected, not proven). Weights are kept out of the buffers of such kernels
+wherever the build has AMX.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ need no second model:
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -57,12 +58,12 @@ class Annotator(Protocol):
         ...
 
 
-class Batched:
+class Batched(abc.ABC):
     """An annotator that works on batches of traces."""
 
+    @abc.abstractmethod
     def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
         """Indices of the kept units of `segment(trace.think)` for each trace, ascending."""
-        raise NotImplementedError
 
     def label(self, traces: Sequence[Trace], done: Done) -> dict[str, Any]:
         for start in range(0, len(traces), _TRACES):

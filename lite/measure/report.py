@@ -69,6 +69,7 @@ def row(mode: str, replies: Sequence[Graded], full: Mapping[str, int]) -> dict[s
         "ratio_of_means": sum(mine for mine, _ in paired) / sum(whole for _, whole in paired)
         if paired
         else None,
+        "ratio_problems": len(paired),
         "seconds_per_problem": max(reply.finished for reply in replies) / total,
         "unclosed_think": sum(reply.unclosed for reply in replies),
         "cut": sum(reply.stop == "length" for reply in replies),
@@ -194,6 +195,12 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
         "Realised ratio: mean over problems of think tokens / think tokens of this model under 1.0 "
         f"({BASE} and {SFT_POLICY}: over the same 1.0)."
     )
+    missing = {row["num_problems"] - row["ratio_problems"] for row in rows.values() if row["ratio_problems"]}
+    if missing - {0}:
+        notes.append(
+            f"{max(missing)} of {report['rows'][0]['num_problems']} problems have no think tokens under 1.0 and do not "
+            "enter the realised ratios."
+        )
     notes.append(
         f"Seconds: wall time of the mode / problems, {report['settings']['batch_size']} replies decoded together; "
         "not the time that one question alone takes."

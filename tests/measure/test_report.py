@@ -55,6 +55,7 @@ def test_row_by_hand():
     # c has no think tokens under 1.0, so no ratio: (0.2 + 0.4 + 0.6) / 3 and 160 / 350
     assert row["act_ratio"] == pytest.approx(0.4)
     assert row["ratio_of_means"] == pytest.approx(160 / 350)
+    assert row["ratio_problems"] == 3
     assert row["seconds_per_problem"] == 3.0 / 4
     assert row["unclosed_think"] == 1 and row["cut"] == 1
     assert row["chosen_ratios"] == {"0.2": 2, "0.4": 1, "0.6": 0, "0.8": 0, "1.0": 0, "none": 1}
@@ -101,6 +102,7 @@ def test_files(tmp_path):
     assert "policy against sft-policy, problem by problem: -5.0 think tokens" in text
     assert "policy chose 0.2: 2, 0.4: 1, none: 1." in text
     assert "policy: 1 replies were cut" in text
+    assert "1 of 4 problems have no think tokens under 1.0 and do not enter the realised ratios." in text
     assert not list(tmp_path.glob(".*"))
 
 

@@ -40,6 +40,7 @@ class Server(uvicorn.Server):
             server_header=False,
             log_level="error",  # not each request that is no HTTP, with a traceback
             access_log=False,
+            http="h11",  # whose faults the guard knows, though httptools be installed
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=GRACE_SECONDS + 10,

@@ -6,8 +6,8 @@ import re
 import shutil
 
 import pytest
-from conftest import begin, running, until
 from fake_engine import ANSWER, SLOTS, THINK, FakeEngine
+from local import begin, running, until
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -8,8 +8,8 @@ import socket
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import HI, begin, running, until
 from fake_engine import ANSWER, SLOTS, THINK, FakeEngine
+from local import HI, begin, running, until
 
 from lite.infer.server import guard, run
 from lite.infer.server.guard import MAX_BODY_BYTES
