@@ -51,9 +51,12 @@ class StepRewards:
 def judge(
     text: str, teacher: TeacherRatio, tokenizer, mode: str = tokens.POLICY
 ) -> tuple[rewards.Rollout, int]:
-    """Grade a reply decoded with special tokens shown; returns (rollout, think tokens)."""
+    """Grade a reply decoded with special tokens shown; returns (rollout, think tokens).
+
+    A think block that is closed and never opened counts as none: whoever streams the reply takes it for an answer.
+    """
     reply = tokens.parse_reply(text)
-    num_tokens = backend.count_tokens(tokenizer, reply.think)
+    num_tokens = backend.count_tokens(tokenizer, reply.think) if tokens.THINK_OPEN in text else 0
     rollout = rewards.Rollout(
         correct=grading.is_correct(reply.visible, teacher.answer),
         chosen=reply.ratio,

@@ -27,6 +27,7 @@ TEACHERS = [
         ("<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{5}", True, 0.4, 0.4, True),
         ("<think>\nab\n</think>\n\n\\boxed{5}", True, None, 0.2, True),
         ("<COMP_20>\n\\boxed{5}", True, 0.2, 0.0, False),
+        ("<COMP_40>\nabcd\n</think>\n\n\\boxed{5}", True, 0.4, 0.0, False),  # never opened
         ("<COMP_20>\n<think>\n\n</think>\n\n\\boxed{5}", True, 0.2, 0.0, False),  # an empty block is none
         ("<COMP_100>\n<think>\n\\boxed{5}", False, 1.0, 0.9, True),  # cut: all of it counts
     ],
