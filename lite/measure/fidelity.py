@@ -1,11 +1,13 @@
 """What a compressor keeps of a chain of thought's meaning, against controls at the same realised ratio.
 
 Takes problems with worked solutions, a trained compressor and a reasoner, gives fidelity.json and fidelity.md. Every
-solution is cut to every ratio by each method; the reasoner then judges what is left, by two measures in nats:
+solution is cut to every ratio by each method; the reasoner then judges what is left, by three measures in nats:
 
 - answer fidelity: log p(gold answer | question, compressed chain);
 - step fidelity: mean over the gold equations of log p(result | question, compressed chain before the equation's
-  place). A compressor that keeps the last equation only looks perfect on the first measure, not on this one.
+  place). A compressor that keeps the last equation only looks perfect on the first measure, not on this one;
+- result fidelity: the same, with the compressed chain before the *result's* place: the equation's own left side stands
+  there if it was kept. Without it a small reasoner hardly tells a whole chain from none (docs/log.md).
 
 Beside them: the share of gold equations kept whole, the numbers and formulas that were cut (found by reading the
 text again, not from the selection; must be 0), and the realised ratio in the reasoner's tokens. Intervals are 95 %
@@ -46,10 +48,11 @@ _NUM_TOKENS = 1024  # in one forward pass
 
 @dataclass(frozen=True, slots=True)
 class Equation:
-    """A gold equation: which unit of the chain it is, and its result."""
+    """A gold equation: which unit of the chain it is, its result, and the unit's characters from the result on."""
 
     unit: int
     result: str
+    tail: int
 
 
 def equations(cot: str) -> list[Equation]:
@@ -57,7 +60,7 @@ def equations(cot: str) -> list[Equation]:
     found = []
     for index, unit in enumerate(segment(cot)):
         if unit.kind == "formula" and (match := _RESULT.search(cot[unit.start : unit.end])):
-            found.append(Equation(index, match[1]))
+            found.append(Equation(index, match[1], unit.end - unit.start - match.start(1)))
     return found
 
 
@@ -84,6 +87,7 @@ class Judged:
 
     answer: float  # nats
     step: float  # nats; nan where there is no gold equation
+    result: float  # the same
     whole_equations: float  # share; nan where there is none
     cut: int
     realised: float
@@ -132,9 +136,11 @@ class Judge:
                 head = f"{problem.question}\n{join(cot, units, chosen)}"
                 asked.append(_ask(self.tokenizer, f"{head}{ANSWER_CUE}", problem.answer))
                 for equation in found:
-                    before = join(cot, units, [index for index in chosen if index < equation.unit])
-                    context = f"{problem.question}\n{before}{STEP_CUE}"
-                    asked.append(_ask(self.tokenizer, context, equation.result))
+                    before = join(cot, units, [index for index in chosen if index < equation.unit]) + STEP_CUE
+                    reached = join(cot, units, [index for index in chosen if index <= equation.unit])
+                    behind = reached[: -equation.tail] if equation.unit in chosen else before
+                    for context in (before, behind):
+                        asked.append(_ask(self.tokenizer, f"{problem.question}\n{context}", equation.result))
         values = log_p(self.model, self.tokenizer.pad_token_id, asked, _NUM_TOKENS)
         nats = iter([float(own.sum()) for own in values])
         return [
@@ -146,12 +152,14 @@ class Judge:
         cot, found = problem.cot, equations(problem.cot)
         short = join(cot, segment(cot), chosen)
         answer = next(nats)
-        steps = [next(nats) for _ in found]
+        steps = np.array([[next(nats), next(nats)] for _ in found]).reshape(-1, 2)
+        step, result = steps.mean(0) if found else (float("nan"), float("nan"))
         whole = [equation.unit in chosen for equation in found]
         tokens = [len(self.tokenizer.encode(text, add_special_tokens=False)) for text in (short, cot)]
         return Judged(
             answer,
-            float(np.mean(steps)) if steps else float("nan"),
+            float(step),
+            float(result),
             float(np.mean(whole)) if whole else float("nan"),
             num_cut(cot, short),
             tokens[0] / tokens[1],
@@ -242,6 +250,7 @@ def _row(method: str, ratio: float, judged: Sequence[Judged]) -> dict[str, Any]:
         "miss": float(np.abs(realised - ratio).mean()),
         "answer": _mean(_column(judged, "answer")),
         "step": _mean(_column(judged, "step")),
+        "result": _mean(_column(judged, "result")),
         "whole_equations": float(whole.mean()) if whole.size else None,
         "cut": int(sum(one.cut for one in judged)),
     }
@@ -252,7 +261,7 @@ def _difference(
 ) -> dict[str, Any]:
     """Trained minus another method, problem by problem."""
     return {"against": other, "asked": ratio} | {
-        name: _mean(_column(trained, name) - _column(theirs, name)) for name in ("answer", "step")
+        name: _mean(_column(trained, name) - _column(theirs, name)) for name in ("answer", "step", "result")
     }
 
 
@@ -282,18 +291,23 @@ def to_markdown(made: Mapping[str, Any]) -> str:
         "",
         "Log p in nats, mean and 95 % interval over problems.",
         "",
-        "| method | asked | realised | answer fidelity | step fidelity | whole equations | cut |",
-        "|---|---|---|---|---|---|---|",
+        "| method | asked | realised | answer fidelity | step fidelity | result fidelity | whole equations | cut |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in made["rows"]:
         whole = "" if row["whole_equations"] is None else f"{row['whole_equations']:.0%}"
         lines.append(
             f"| {row['method']} | {row['asked']} | {row['realised']:.3f} | {_shown(row['answer'])} "
-            f"| {_shown(row['step'])} | {whole} | {row['cut']} |"
+            f"| {_shown(row['step'])} | {_shown(row['result'])} | {whole} | {row['cut']} |"
         )
-    lines += ["", "| trained minus | asked | answer fidelity | step fidelity |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| trained minus | asked | answer fidelity | step fidelity | result fidelity |",
+        "|---|---|---|---|---|",
+    ]
     for row in made["differences"]:
         lines.append(
-            f"| {row['against']} | {row['asked']} | {_shown(row['answer'], '+')} | {_shown(row['step'], '+')} |"
+            f"| {row['against']} | {row['asked']} | {_shown(row['answer'], '+')} | {_shown(row['step'], '+')} "
+            f"| {_shown(row['result'], '+')} |"
         )
     return "\n".join([*lines, ""])

@@ -17,7 +17,7 @@ COT = "She sold 48/2 = 24 clips in May. Altogether 48 + 24 = 72 clips."
 
 
 def test_equations():
-    assert equations(COT) == [Equation(2, "24"), Equation(7, "72")]
+    assert equations(COT) == [Equation(2, "24", 2), Equation(7, "72", 2)]
     assert [
         e.result for e in equations("He pays 12/60 = $0.20. So 3 > 2 and x = y, then 5 * 2 = 10 = 10.0!")
     ] == ["0.20", "10.0"]
@@ -58,6 +58,9 @@ def test_the_measures_by_hand(reasoner, tokenizer):
     )
     steps = alone("How many?\n = ", "24"), alone("How many?\n48/2 = 24 = ", "72")
     assert some.step == pytest.approx(np.mean(steps), abs=1e-3)
+    results = alone("How many?\n48/2 = ", "24"), alone("How many?\n48/2 = 24 48 + 24 = ", "72")
+    assert some.result == pytest.approx(np.mean(results), abs=1e-3)
+    assert none.result == pytest.approx(none.step, abs=1e-3)
     assert (all_.whole_equations, none.whole_equations, some.whole_equations) == (1, 0, 1)
     assert (all_.realised, none.realised, some.cut) == (1, 0, 0)
 
@@ -90,9 +93,7 @@ def test_measure(reasoner, tokenizer, monkeypatch):
 
 
 def test_rows_leave_out_what_has_no_equation():
-    row = fidelity._row(
-        "x", 0.5, [Judged(-1, -2, 1.0, 0, 0.5), Judged(-3, float("nan"), float("nan"), 1, 0.4)]
-    )
+    row = fidelity._row("x", 0.5, [Judged(-1, -2, -2, 1.0, 0, 0.5), Judged(-3, *[float("nan")] * 3, 1, 0.4)])
     assert row["answer"]["mean"] == -2 and row["step"]["mean"] == -2 and row["whole_equations"] == 1
     assert (row["realised"], row["cut"]) == (pytest.approx(0.45), 1) and row["miss"] == pytest.approx(0.05)
 
