@@ -181,6 +181,15 @@ def trainer_class():
             output["ctrl_advantages"] = torch.tensor(advantages, device=output["completion_ids"].device)
             return output
 
+        def _prepare_inputs(self, generation_batch):
+            inputs = super()._prepare_inputs(generation_batch)
+            if inputs["completion_ids"].device.type != "cpu" or self._step % self.args.steps_per_generation:
+                return inputs
+            from lite.train import cpu
+
+            self._buffered_inputs = cpu.by_length(self._buffered_inputs)  # fresh rollouts
+            return self._buffered_inputs[0]
+
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             main = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             return main + self.control_term(model, inputs) / self.args.gradient_accumulation_steps
@@ -211,6 +220,10 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
     from datasets import Dataset
     from trl import GRPOConfig
 
+    if model.device.type == "cpu":
+        from lite.train import cpu
+
+        cpu.speed_up(model)
     config = environment.config
     ids = list(environment.prompts)
     ids *= -(-config.prompts // len(ids))  # TRL drops what does not fill a step

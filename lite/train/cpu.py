@@ -1,18 +1,20 @@
-"""Training on a CPU at speed: three places where the stock path does work that has no effect.
+"""Training on a CPU at speed: places where the stock path does work that has no effect.
 
-Unsloth's kernels do this on CUDA; its CPU backend runs stock transformers and PEFT. `speed_up` changes one model's
-layers in place; every result stays what it was, up to rounding.
+Unsloth's kernels do this on CUDA; its CPU backend runs stock transformers, PEFT and TRL. `speed_up` changes one model's
+layers in place, `by_length` the passes of a GRPO step; every result stays what it was, up to rounding.
 
 - LoRA: one autograd function per layer instead of PEFT's casts, products, scaling and sum.
 - Token rows: PEFT copies the embedding matrix (V, d) with the trained rows in it for every call, and its gradient is
   as large. Here the rows are put in after the lookup.
 - The loss: logits of reply positions only, in chunks, with their gradient formed at once, so that (B, T, V) never
   exists; only the trained rows of the head get a gradient.
+- GRPO's passes: TRL pads all rollouts of a step to the longest and mixes them.
 """
 
 from __future__ import annotations
 
 import types
+from typing import Any
 
 import torch
 
@@ -147,3 +149,29 @@ def speed_up(model) -> None:
     if _has_plain_head(causal.config) and getattr(causal.get_output_embeddings(), "bias", None) is None:
         causal.forward = types.MethodType(_reply_forward(causal.forward), causal)
         causal.has_reply_loss = True
+
+
+def by_length(passes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rollouts of a GRPO step in as many passes, those of like length together, without shared padding.
+
+    `passes` are TRL's: prompts (B, P) padded on the left, completions and their masks (B, C) on the right, one number
+    per rollout (B,), and scalars for the whole step. The longest come first, so that memory runs out there or never.
+    """
+    rows = passes[0]["completion_ids"].shape[0]
+    whole = {
+        name: torch.cat([part[name] for part in passes]) if torch.is_tensor(value) and value.dim() else value
+        for name, value in passes[0].items()
+    }
+    order = whole["completion_mask"].sum(1).argsort(descending=True)
+    made = []
+    for own in order.split(rows):
+        batch = {
+            name: value[own] if torch.is_tensor(value) and value.dim() else value
+            for name, value in whole.items()
+        }
+        for part in ("prompt", "completion"):
+            width = int(batch[f"{part}_mask"].sum(1).max())
+            for name in (f"{part}_ids", f"{part}_mask"):
+                batch[name] = batch[name][:, -width:] if part == "prompt" else batch[name][:, :width]
+        made.append(batch)
+    return made

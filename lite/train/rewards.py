@@ -3,8 +3,7 @@
 Takes a graded rollout and the recipe's coefficients, gives every term. Source: Extra-CoT (arXiv 2602.08324),
 section on CHRPO; the coefficients it does not publish are set in lite/recipe.py. Departure: a rollout that
 chose no ratio gets the worst R_ctrl that the table can give, and neither R_mode nor R_cal. Rollouts of fixed modes
-get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it. A realised ratio above 1 counts as 1:
-the reference is one reply, not a limit, and to hit its chance length would be noise (docs/log.md).
+get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def cal_reward(rollout: Rollout, config: Chrpo) -> float:
     target = rollout.chosen if rollout.asked is None else rollout.asked
     if target is None or not rollout.has_think:
         return 0.0
-    delta = abs(min(rollout.realised, 1.0) - target)
+    delta = abs(rollout.realised - target)
     if delta <= config.eps:
         return 1.0 - delta / config.eps
     return -min(1.0, (delta - config.eps) / (1.0 - config.eps))

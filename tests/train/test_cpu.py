@@ -88,3 +88,28 @@ def test_control_rows_that_no_text_holds_still_learn_from_the_head(batch):
     model(input_ids=ids, reply_labels=labels).backward()
     deltas = [grad for name, grad in gradients(model).items() if "tokens_delta" in name]
     assert max(delta[tokens.CONTROL_TOKENS.index(tokens.POLICY_TOKEN)].abs().max() for delta in deltas) > 0
+
+
+def test_passes_by_length():
+    import torch
+
+    def rollouts(*sizes):  # (prompt tokens, completion tokens) of each; padded to 4 and 5
+        prompts = torch.tensor([[0] * (4 - prompt) + [1] * prompt for prompt, _ in sizes])
+        masks = torch.tensor([[1] * own + [0] * (5 - own) for _, own in sizes])
+        ids = torch.tensor([own for _, own in sizes])
+        return {
+            "prompt_ids": prompts * 7,
+            "prompt_mask": prompts,
+            "completion_ids": masks * ids[:, None],
+            "completion_mask": masks,
+            "advantages": ids.float(),
+            "num_items_in_batch": torch.tensor(12),
+        }
+
+    first, second = cpu.by_length([rollouts((4, 1), (2, 5)), rollouts((1, 2), (3, 4))])
+    assert first["advantages"].tolist() == [5, 4] and second["advantages"].tolist() == [2, 1]
+    assert first["completion_ids"].tolist() == [[5] * 5, [4, 4, 4, 4, 0]]
+    assert second["completion_ids"].tolist() == [[2, 2], [1, 0]]
+    assert first["prompt_ids"].tolist() == [[0, 7, 7], [7, 7, 7]]
+    assert second["prompt_mask"].tolist() == [[0, 0, 0, 1], [1, 1, 1, 1]]
+    assert first["num_items_in_batch"] == second["num_items_in_batch"] == 12
