@@ -47,7 +47,7 @@ def test_stage(make_run, monkeypatch):
     measured = probe.run(run)
     assert calls == [7, 7, 6, 2]
     assert read_records(run.path("probe", "ratios.jsonl"), TeacherRatio) == [
-        TeacherRatio("a", "2 + 3", "5", 0.4, [0.0, 1.0, 1.0, 1.0, 1.0], 2.5)
+        TeacherRatio("a", "2 + 3", "5", 0.4, [0.0, 1.0, 1.0, 1.0, 1.0], 3)
     ]
     assert measured["kept"] == 1 and measured["success_0.2"] == 0.0 and measured["success_1.0"] == 0.5
     probe.run(run)
