@@ -27,7 +27,8 @@ class Engine:
 
     `context_tokens`: most tokens, prompts included, that the replies decoded together may take; where they
     are long, fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0:
-    as many as there are cores. `max_waiting`: requests that `submit` lets wait; None: any number.
+    as many as there are cores. `max_waiting`: requests that `submit` lets wait, and `max_wait`: seconds that one of
+    them waits for a slot, at most; None: any number.
     Raises LiteError for a file that is not there or is not a GGUF that llama.cpp can load.
     """
 
@@ -39,6 +40,7 @@ class Engine:
         batch_size: int = 16,
         num_threads: int = 0,
         max_waiting: int | None = None,
+        max_wait: float | None = None,
     ):
         if not 1 <= batch_size <= MAX_BATCH:
             raise LiteError(f"batch size {batch_size}: must lie in 1..{MAX_BATCH}")
@@ -50,7 +52,7 @@ class Engine:
         self.trained_context = self.model.trained_context
         self._prompts = Prompts(self.model)
         self.has_dial = self._prompts.has_dial
-        self._loop = Loop(self._make_slots, max_waiting)
+        self._loop = Loop(self._make_slots, max_waiting, max_wait)
 
     def close(self) -> None:
         """Cancel what runs, and free the model and its context."""
@@ -76,7 +78,8 @@ class Engine:
     def submit(self, ask: Ask, on_event: Callable[[Piece | None], None] | None = None) -> Stream:
         """Start a request; it is decoded together with all others. Any thread may submit.
 
-        `on_event`: see Stream. Raises Busy where too many wait, LiteError for what this model cannot honour.
+        `on_event`: see Stream. Raises Busy where too many wait, LiteError for what this model cannot honour. The
+        stream's answer raises Busy where it has waited too long.
         """
         stream = Stream(self._loop.note_cancelled, on_event)
         self._loop.submit([self._job(ask, stream, stream.put)], limited=True)

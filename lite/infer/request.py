@@ -96,7 +96,7 @@ class Answer:
 
 
 class Busy(LiteError):
-    """As many requests wait as the engine lets wait."""
+    """As many requests wait as the engine lets wait, or this one has waited as long as it may."""
 
 
 class Stream:
