@@ -25,8 +25,9 @@ MAX_BATCH = 256  # llama.cpp's sequences in one context
 class Engine:
     """A loaded GGUF. Close it, or use it in a `with` block.
 
-    `context_tokens`: most tokens, prompts included, that the replies decoded together may take; where they
-    are long, fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0:
+    `context_tokens`: most tokens, prompts included, that the replies decoded together may take, and so the bound of
+    the KV cache's memory (2 kB a token for the quickstart's model, 112 kB for Qwen3-1.7B); where they are long,
+    fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0:
     as many as there are cores. `max_waiting`: requests that `submit` lets wait, and `max_wait`: seconds that one of
     them waits for a slot, at most; None: any number.
     Raises LiteError for a file that is not there or is not a GGUF that llama.cpp can load.
@@ -52,7 +53,7 @@ class Engine:
         self.trained_context = self.model.trained_context
         self._prompts = Prompts(self.model)
         self.has_dial = self._prompts.has_dial
-        self._loop = Loop(self._make_slots, max_waiting, max_wait)
+        self._loop = Loop(self._make_slots, self._count_slots, max_waiting, max_wait)
 
     def close(self) -> None:
         """Cancel what runs, and free the model and its context."""
@@ -184,14 +185,19 @@ class Engine:
         )
 
     def _make_slots(self, num_cells: int) -> Slots:
-        cells = min(_step_up(num_cells), _step_up(self._context), self.context_tokens)
         return Slots(
             self.model.handle,
             self.model.num_vocab,
-            num_slots=min(self.batch_size, self.context_tokens // cells),
-            num_cells=cells,
+            num_slots=self._count_slots(num_cells),
+            num_cells=self._cells(num_cells),
             num_threads=self.num_threads,
         )
+
+    def _count_slots(self, num_cells: int) -> int:
+        return min(self.batch_size, self.context_tokens // self._cells(num_cells))
+
+    def _cells(self, num_cells: int) -> int:
+        return min(_step_up(num_cells), _step_up(self._context), self.context_tokens)
 
 
 def _step_up(num_cells: int) -> int:

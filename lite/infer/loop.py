@@ -54,13 +54,18 @@ class Job:
 class Loop:
     """Decodes jobs in a thread of its own, `make_slots(num_cells)` at a time. Close it.
 
+    `count_slots(num_cells)`: how many these are; the larger, the fewer.
     Limited jobs: `max_waiting` may wait for a slot, and `max_wait` seconds each, at most; None: any number.
     """
 
     def __init__(
-        self, make_slots: Callable[[int], Slots], max_waiting: int | None = None, max_wait: float | None = None
+        self,
+        make_slots: Callable[[int], Slots],
+        count_slots: Callable[[int], int],
+        max_waiting: int | None = None,
+        max_wait: float | None = None,
     ):
-        self._make_slots, self._max_waiting = make_slots, max_waiting
+        self._make_slots, self._count_slots, self._max_waiting = make_slots, count_slots, max_waiting
         self._max_wait = math.inf if max_wait is None else max_wait
         self._slots: Slots | None = None
         self._waiting: deque[Job] = deque()
@@ -164,16 +169,29 @@ class Loop:
             job.stream.end(Busy(f"no slot came free within {self._max_wait:g} s; try again in a while"))
 
     def _make_room(self, job: Job) -> bool:
-        """Whether slots are large enough for a job; they grow when none is busy."""
-        if self._slots and self._slots.num_cells >= job.num_cells:
+        """Whether slots suit the first that waits. Where they do not, others are made once none is busy: larger ones
+        for a long job, smaller and more of them where the long ones have gone and others crowd.
+
+        Idle slots keep their memory, and the beginnings that they hold.
+        """
+        fits = self._slots and self._slots.num_cells >= job.num_cells
+        if fits and not self._are_too_few(self._slots):
             return True
         if self._running:
             return False
         if self._slots:
             self._slots.close()
             self._slots = None
-        self._slots = self._make_slots(job.num_cells)
+        num_cells = max(other.num_cells for other in self._waiting) if fits else job.num_cells
+        self._slots = self._make_slots(num_cells)
         return True
+
+    def _are_too_few(self, slots: Slots) -> bool:
+        """Whether more of them would be in use if they were as small as everybody here allows."""
+        present = [*self._running, *self._waiting]
+        if not slots.free or len(present) <= slots.num_slots:
+            return False
+        return self._count_slots(max(job.num_cells for job in present)) > slots.num_slots
 
     def _fail(self, fault: BaseException) -> None:
         """End every job that runs, or the one that no context could be made for, with a fault."""

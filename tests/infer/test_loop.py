@@ -72,7 +72,12 @@ class Slots:
 
 @contextlib.contextmanager
 def running(num_slots=2, **limits):
-    loop = Loop(lambda num_cells: Slots(num_slots, num_cells), **limits)
+    """A loop with so many slots of up to 10 cells, and fewer larger ones."""
+
+    def count(num_cells):
+        return max(1, num_slots * 10 // max(10, num_cells))
+
+    loop = Loop(lambda num_cells: Slots(count(num_cells), num_cells), count, **limits)
     try:
         yield loop
     finally:
@@ -116,6 +121,28 @@ def test_a_wait_has_an_end():
     assert order == ["endless", "patient"]
 
 
+def test_a_long_request_does_not_take_the_others_slots_for_good():
+    with running(num_slots=4) as loop:
+        order, gates = [], [threading.Event() for _ in range(3)]
+        long = Job(loop, "long", order, num_cells=40, gate=gates[0])
+        one, two, three = (Job(loop, name, order, num_cells=8, gate=gates[1]) for name in ("1", "2", "3"))
+        loop.submit([long, one, two, three], limited=True)
+        assert long.begun.wait(SECONDS) and loop._slots.num_slots == 1
+        gates[0].set()
+        for job in (one, two, three):  # all at once
+            assert job.begun.wait(SECONDS)
+        slots = loop._slots
+        assert (slots.num_slots, slots.num_cells, loop.num_running) == (4, 8, 3)
+        gates[1].set()
+        alone = Job(loop, "alone", order, num_cells=40)
+        loop.submit([alone], limited=True)
+        assert alone.answer() == "alone"
+        wide = loop._slots
+        alone = Job(loop, "alone again", order, num_cells=8)
+        loop.submit([alone], limited=True)
+        assert alone.answer() and loop._slots is wide  # nobody crowds: what they hold is kept
+
+
 def test_cancelling_does_not_wait_for_a_context():
     """A server cancels in its event loop, which must not stand still."""
     making, made = threading.Event(), threading.Event()
@@ -125,7 +152,7 @@ def test_cancelling_does_not_wait_for_a_context():
         assert made.wait(SECONDS)
         return Slots(1, num_cells)
 
-    loop, order = Loop(make), []
+    loop, order = Loop(make, lambda num_cells: 1), []
     first, gone = Job(loop, "first", order), Job(loop, "gone", order)
     loop.submit([first, gone], limited=True)
     assert making.wait(SECONDS)
