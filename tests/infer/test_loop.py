@@ -108,7 +108,9 @@ def test_first_come_first_served():
 def test_a_wait_has_an_end():
     with running(num_slots=1, max_wait=0.2) as loop:
         gate, order = threading.Event(), []
-        endless, late, patient = (Job(loop, name, order, gate=gate) for name in ("endless", "late", "patient"))
+        endless, late, patient = (
+            Job(loop, name, order, gate=gate) for name in ("endless", "late", "patient")
+        )
         loop.submit([endless], limited=True)
         assert endless.begun.wait(SECONDS)
         loop.submit([late], limited=True)
