@@ -14,10 +14,10 @@ from lite.infer.controller import Controller, limits
 from lite.infer.loop import Job, Loop
 from lite.infer.model import Model
 from lite.infer.prompt import Prompt, Prompts, check_settings
-from lite.infer.reader import Reader, whole
+from lite.infer.reader import Phase, Reader, whole
 from lite.infer.request import Answer, Ask, Piece, Stop, Stream
 from lite.llama_build import release_openmp_threads
-from lite.tokens import BASE, POLICY, parse_reply, strip_control
+from lite.tokens import BASE, POLICY, THINK_OPEN, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
 
@@ -148,8 +148,8 @@ class Engine:
         job = Job(ask, prompt.ids, controller, stream)
 
         def finish(job: Job) -> Answer:
-            seconds, read = time.monotonic() - job.started, controller.reader.think_tokens
-            return self._answer(ask, prompt, job.ids, read, seconds, controller.stop)
+            seconds = time.monotonic() - job.started
+            return self._answer(ask, prompt, job.ids, controller.reader, seconds, controller.stop)
 
         job.finish = finish
         return job
@@ -157,24 +157,28 @@ class Engine:
     def read(self, ask: Ask, ids: list[int], *, seconds: float, stop: Stop) -> Answer:
         """The answer that these tokens are, where something else generated them for `prompt(ask)`."""
         prompt = self.prompt(ask)
-        reader = Reader(prompt.phase)
+        return self._answer(ask, prompt, ids, self._read(Reader(prompt.phase), ids), seconds, stop)
+
+    def _read(self, reader: Reader, ids: list[int]) -> Reader:
         for token in ids:
             reader.read(self.model.lexicon.pieces[token])
         reader.finish()
-        return self._answer(ask, prompt, ids, reader.think_tokens, seconds, stop)
+        return reader
 
     def _answer(
-        self, ask: Ask, prompt: Prompt, ids: list[int], think_tokens: int, seconds: float, stop: Stop
+        self, ask: Ask, prompt: Prompt, ids: list[int], reader: Reader, seconds: float, stop: Stop
     ) -> Answer:
         text = prompt.lead + whole(self.model.bytes_of(ids)).decode("utf-8", errors="replace")
         reply = parse_reply(text)
+        if reply.has_think and THINK_OPEN not in text:  # known only now, that it is closed
+            reader = self._read(Reader(unopened=Phase.THINK), ids)
         return Answer(
             mode=self.mode(ask),
             ratio=reply.ratio,
             budget=ask.budget,
             think=strip_control(reply.think),
             visible=strip_control(reply.visible),
-            think_tokens=think_tokens,
+            think_tokens=reader.think_tokens,
             total_tokens=len(ids),
             prompt_tokens=len(prompt.ids),
             seconds=seconds,
