@@ -94,6 +94,11 @@ def parse_reply(text: str) -> Reply:
     return Reply(ratio, think.strip(), visible.strip(), has_think=True, closed=bool(close))
 
 
+def without_lead(text: str) -> str:
+    """A reply without the ratio token that leads it and the white space around it."""
+    return _REPLY_START.sub("", text, count=1)
+
+
 def split_template(render: Callable[[str], str]) -> tuple[str, str]:
     """Render a chat template around a sentinel; return what stands before and after the user's text.
 

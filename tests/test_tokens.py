@@ -61,6 +61,19 @@ def test_parse(text, reply):
     assert parse_reply(text) == reply
 
 
+@pytest.mark.parametrize(
+    "text, body",
+    [
+        ("", ""),
+        ("a<COMP_20>", "a<COMP_20>"),
+        (" \n<COMP_20>\n\na\n", "a\n"),
+        ("<COMP_20><COMP_40>a", "<COMP_40>a"),
+    ],
+)
+def test_without_lead(text, body):
+    assert tokens.without_lead(text) == body
+
+
 @pytest.mark.parametrize("ratio", tokens.RATIOS)
 def test_write_then_parse(ratio):
     assert parse_reply(write_reply(ratio, "1+1=2", "\\boxed{2}")) == Reply(

@@ -168,7 +168,7 @@ def serve(
     ] = 4096,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
     queue: Annotated[
-        int, typer.Option("--queue", min=1, help="Requests that may wait; the next one gets 429.")
+        int, typer.Option("--queue", min=1, help="Requests that may wait, a minute at most; others get 429.")
     ] = 32,
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core.")] = 0,
 ) -> None:

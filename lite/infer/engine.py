@@ -14,10 +14,10 @@ from lite.infer.controller import Controller, limits
 from lite.infer.loop import Job, Loop
 from lite.infer.model import Model
 from lite.infer.prompt import Prompt, Prompts, check_settings
-from lite.infer.reader import Reader, whole
+from lite.infer.reader import Phase, Reader, whole
 from lite.infer.request import Answer, Ask, Piece, Stop, Stream
 from lite.llama_build import release_openmp_threads
-from lite.tokens import BASE, POLICY, parse_reply, strip_control
+from lite.tokens import BASE, POLICY, THINK_OPEN, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
 
@@ -25,9 +25,11 @@ MAX_BATCH = 256  # llama.cpp's sequences in one context
 class Engine:
     """A loaded GGUF. Close it, or use it in a `with` block.
 
-    `context_tokens`: most tokens, prompts included, that the replies decoded together may take; where they
-    are long, fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0:
-    as many as there are cores. `max_waiting`: requests that `submit` lets wait; None: any number.
+    `context_tokens`: most tokens, prompts included, that the replies decoded together may take, and so the bound of
+    the KV cache's memory (2 kB a token for the quickstart's model, 112 kB for Qwen3-1.7B); where they are long,
+    fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0:
+    as many as there are cores. `max_waiting`: requests that `submit` lets wait, and `max_wait`: seconds that one of
+    them waits for a slot, at most; None: any number.
     Raises LiteError for a file that is not there or is not a GGUF that llama.cpp can load.
     """
 
@@ -39,6 +41,7 @@ class Engine:
         batch_size: int = 16,
         num_threads: int = 0,
         max_waiting: int | None = None,
+        max_wait: float | None = None,
     ):
         if not 1 <= batch_size <= MAX_BATCH:
             raise LiteError(f"batch size {batch_size}: must lie in 1..{MAX_BATCH}")
@@ -50,7 +53,7 @@ class Engine:
         self.trained_context = self.model.trained_context
         self._prompts = Prompts(self.model)
         self.has_dial = self._prompts.has_dial
-        self._loop = Loop(self._make_slots, max_waiting)
+        self._loop = Loop(self._make_slots, self._count_slots, max_waiting, max_wait)
 
     def close(self) -> None:
         """Cancel what runs, and free the model and its context."""
@@ -76,7 +79,8 @@ class Engine:
     def submit(self, ask: Ask, on_event: Callable[[Piece | None], None] | None = None) -> Stream:
         """Start a request; it is decoded together with all others. Any thread may submit.
 
-        `on_event`: see Stream. Raises Busy where too many wait, LiteError for what this model cannot honour.
+        `on_event`: see Stream. Raises Busy where too many wait, LiteError for what this model cannot honour. The
+        stream's answer raises Busy where it has waited too long.
         """
         stream = Stream(self._loop.note_cancelled, on_event)
         self._loop.submit([self._job(ask, stream, stream.put)], limited=True)
@@ -144,8 +148,8 @@ class Engine:
         job = Job(ask, prompt.ids, controller, stream)
 
         def finish(job: Job) -> Answer:
-            seconds, read = time.monotonic() - job.started, controller.reader.think_tokens
-            return self._answer(ask, prompt, job.ids, read, seconds, controller.stop)
+            seconds = time.monotonic() - job.started
+            return self._answer(ask, prompt, job.ids, controller.reader, seconds, controller.stop)
 
         job.finish = finish
         return job
@@ -153,24 +157,28 @@ class Engine:
     def read(self, ask: Ask, ids: list[int], *, seconds: float, stop: Stop) -> Answer:
         """The answer that these tokens are, where something else generated them for `prompt(ask)`."""
         prompt = self.prompt(ask)
-        reader = Reader(prompt.phase)
+        return self._answer(ask, prompt, ids, self._read(Reader(prompt.phase), ids), seconds, stop)
+
+    def _read(self, reader: Reader, ids: list[int]) -> Reader:
         for token in ids:
             reader.read(self.model.lexicon.pieces[token])
         reader.finish()
-        return self._answer(ask, prompt, ids, reader.think_tokens, seconds, stop)
+        return reader
 
     def _answer(
-        self, ask: Ask, prompt: Prompt, ids: list[int], think_tokens: int, seconds: float, stop: Stop
+        self, ask: Ask, prompt: Prompt, ids: list[int], reader: Reader, seconds: float, stop: Stop
     ) -> Answer:
         text = prompt.lead + whole(self.model.bytes_of(ids)).decode("utf-8", errors="replace")
         reply = parse_reply(text)
+        if reply.has_think and THINK_OPEN not in text:  # known only now, that it is closed
+            reader = self._read(Reader(unopened=Phase.THINK), ids)
         return Answer(
             mode=self.mode(ask),
             ratio=reply.ratio,
             budget=ask.budget,
             think=strip_control(reply.think),
             visible=strip_control(reply.visible),
-            think_tokens=think_tokens,
+            think_tokens=reader.think_tokens,
             total_tokens=len(ids),
             prompt_tokens=len(prompt.ids),
             seconds=seconds,
@@ -181,14 +189,19 @@ class Engine:
         )
 
     def _make_slots(self, num_cells: int) -> Slots:
-        cells = min(_step_up(num_cells), _step_up(self._context), self.context_tokens)
         return Slots(
             self.model.handle,
             self.model.num_vocab,
-            num_slots=min(self.batch_size, self.context_tokens // cells),
-            num_cells=cells,
+            num_slots=self._count_slots(num_cells),
+            num_cells=self._cells(num_cells),
             num_threads=self.num_threads,
         )
+
+    def _count_slots(self, num_cells: int) -> int:
+        return min(self.batch_size, self.context_tokens // self._cells(num_cells))
+
+    def _cells(self, num_cells: int) -> int:
+        return min(_step_up(num_cells), _step_up(self._context), self.context_tokens)
 
 
 def _step_up(num_cells: int) -> int:

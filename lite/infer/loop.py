@@ -5,6 +5,7 @@ The only way to generate: single questions, the server's requests and whole eval
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -30,6 +31,7 @@ class Job:
         self.num_cells = len(prompt) + controller.limits.max_tokens
         self.finish: Callable[[Job], Answer]
         self.started = time.monotonic()
+        self.latest = math.inf  # when it has to have a slot
 
     @property
     def cancelled(self) -> bool:
@@ -52,11 +54,19 @@ class Job:
 class Loop:
     """Decodes jobs in a thread of its own, `make_slots(num_cells)` at a time. Close it.
 
-    `max_waiting`: jobs that may wait for a slot, at most; None: any number.
+    `count_slots(num_cells)`: how many these are; the larger, the fewer.
+    Limited jobs: `max_waiting` may wait for a slot, and `max_wait` seconds each, at most; None: any number.
     """
 
-    def __init__(self, make_slots: Callable[[int], Slots], max_waiting: int | None):
-        self._make_slots, self._max_waiting = make_slots, max_waiting
+    def __init__(
+        self,
+        make_slots: Callable[[int], Slots],
+        count_slots: Callable[[int], int],
+        max_waiting: int | None = None,
+        max_wait: float | None = None,
+    ):
+        self._make_slots, self._count_slots, self._max_waiting = make_slots, count_slots, max_waiting
+        self._max_wait = math.inf if max_wait is None else max_wait
         self._slots: Slots | None = None
         self._waiting: deque[Job] = deque()
         self._running: list[Job] = []
@@ -79,6 +89,9 @@ class Loop:
                 raise LiteError("the engine is closed; open another")
             if limited and self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
                 raise Busy(f"{len(self._waiting)} requests wait already; try again in a while")
+            if limited:
+                for job in jobs:
+                    job.latest = time.monotonic() + self._max_wait
             self._waiting.extend(jobs)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="lite-decode", daemon=True)
@@ -86,10 +99,12 @@ class Loop:
             self._lock.notify()
 
     def note_cancelled(self) -> None:
-        """Some stream was cancelled: its job may have to leave the queue."""
-        with self._lock:
-            self._cancelled = True
-            self._lock.notify()
+        """Some stream was cancelled: its job may have to leave the queue.
+
+        Takes no lock, so that a server's event loop never waits here for a context that is being made. The thread
+        is awake while anybody waits or runs.
+        """
+        self._cancelled = True
 
     def close(self) -> None:
         """Cancel what runs and waits, and free the context."""
@@ -111,6 +126,7 @@ class Loop:
             self._drop_cancelled()
             try:
                 self._admit()
+                self._drop_late()
                 ended = self._slots.step() if self._running else []
             except BaseException as fault:  # what the cells hold is not known any more
                 self._fail(fault)
@@ -143,17 +159,39 @@ class Loop:
                     break
                 self._running.append(self._waiting.popleft())
 
+    def _drop_late(self) -> None:
+        """Refuse those who have waited too long; the first has waited longest."""
+        late = []
+        with self._lock:
+            while self._waiting and self._waiting[0].latest < time.monotonic():
+                late.append(self._waiting.popleft())
+        for job in late:
+            job.stream.end(Busy(f"no slot came free within {self._max_wait:g} s; try again in a while"))
+
     def _make_room(self, job: Job) -> bool:
-        """Whether slots are large enough for a job; they grow when none is busy."""
-        if self._slots and self._slots.num_cells >= job.num_cells:
+        """Whether slots suit the first that waits. Where they do not, others are made once none is busy: larger ones
+        for a long job, smaller and more of them where the long ones have gone and others crowd.
+
+        Idle slots keep their memory, and the beginnings that they hold.
+        """
+        fits = self._slots and self._slots.num_cells >= job.num_cells
+        if fits and not self._are_too_few(self._slots):
             return True
         if self._running:
             return False
         if self._slots:
             self._slots.close()
             self._slots = None
-        self._slots = self._make_slots(job.num_cells)
+        num_cells = max(other.num_cells for other in self._waiting) if fits else job.num_cells
+        self._slots = self._make_slots(num_cells)
         return True
+
+    def _are_too_few(self, slots: Slots) -> bool:
+        """Whether more of them would be in use if they were as small as everybody here allows."""
+        present = [*self._running, *self._waiting]
+        if not slots.free or len(present) <= slots.num_slots:
+            return False
+        return self._count_slots(max(job.num_cells for job in present)) > slots.num_slots
 
     def _fail(self, fault: BaseException) -> None:
         """End every job that runs, or the one that no context could be made for, with a fault."""

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable
 
 from lite.infer.request import Kind, Piece
-from lite.tokens import THINK_CLOSE, THINK_OPEN, strip_control
+from lite.tokens import THINK_CLOSE, THINK_OPEN, strip_control, without_lead
 
 LEAD_TOKENS = 16  # a reply that has not opened its think span by then is all answer
 TAIL_BYTES = 16
@@ -30,13 +30,19 @@ class Phase(enum.Enum):
 
 class Reader:
     """Follows a reply. `phase` is where it begins; `emit` is called with every Piece that can be shown.
+    `unopened` is what follows a lead that opens no think span.
 
     `num_tokens`: tokens written in this phase, but for a few line breaks before its text. `think_tokens`: those of the think span, without its markers and the
     line breaks beside them. `answer`: the text of the answer. `tail`: the last bytes written.
     """
 
-    def __init__(self, phase: Phase = Phase.LEAD, emit: Callable[[Piece], None] | None = None):
-        self.phase, self._emit = phase, emit
+    def __init__(
+        self,
+        phase: Phase = Phase.LEAD,
+        emit: Callable[[Piece], None] | None = None,
+        unopened: Phase = Phase.ANSWER,
+    ):
+        self.phase, self._emit, self._unopened = phase, emit, unopened
         self.num_tokens = self.think_tokens = 0
         self.answer = self.tail = b""
         self._held: list[bytes] = []  # tokens that may turn out to be no text of this phase
@@ -94,11 +100,11 @@ class Reader:
         return self.phase is Phase.THINK and b"<" in held[-len(_CLOSE) :] and bool(self.marker())
 
     def _read_lead(self) -> None:
-        body = strip_control(b"".join(self._held).decode("utf-8", errors="replace")).lstrip().encode()
+        body = without_lead(b"".join(self._held).decode("utf-8", errors="replace")).encode()
         if body.startswith(_OPEN):
             self._enter(Phase.THINK, body[len(_OPEN) :])
         elif self.num_tokens > LEAD_TOKENS or not _OPEN.startswith(body):
-            self._enter(Phase.ANSWER, body)
+            self._enter(self._unopened, body)
 
     def _enter(self, phase: Phase, rest: bytes) -> None:
         """Go on to a phase; `rest` is what the last token wrote of it."""

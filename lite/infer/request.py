@@ -64,7 +64,8 @@ class Answer:
     `mode` is what was asked (with a budget: what it picked); `ratio` is what the reply leads with, under
     POLICY the model's own choice, None where it leads with none. `think_tokens` are those between the think markers
     without the line breaks at both ends, an unclosed span in full; `total_tokens` are all tokens of the reply but
-    the one that ended it. `seconds` run from when its prompt was taken into a slot.
+    the one that ended it. A span that is closed but was never opened is thinking here, though its Pieces came as an
+    answer and no budget bounded it. `seconds` run from when its prompt was taken into a slot.
     `stop`: "eos" the model ended it; "length" it was cut; "budget" its thinking, or its answer, was brought to an
     end by the budget; "cancelled". `text` is the reply as written, special tokens shown.
     """
@@ -96,7 +97,7 @@ class Answer:
 
 
 class Busy(LiteError):
-    """As many requests wait as the engine lets wait."""
+    """As many requests wait as the engine lets wait, or this one has waited as long as it may."""
 
 
 class Stream:

@@ -9,6 +9,10 @@ in twenty is left in the middle. The exit code is 1 if any of these fails:
 - the server's memory has grown by less than 5 % since the warm-up: a fifth of the time, and two replies per client;
 - at the end no slot is taken;
 - no malformed body, and no malformed request, gets a 5xx or a line in the server's log.
+
+A client gives up after 120 s. Give it a machine that does nothing else, or `--threads 1`: where other work has the
+cores, llama.cpp's threads wait for each other at every barrier. With two of them at the lowest priority beside a
+training on two cores, 16 replies took no step in 20 s; one thread took 37 steps, with no more CPU time.
 """
 
 from __future__ import annotations

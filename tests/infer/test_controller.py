@@ -115,6 +115,13 @@ def test_a_reply_that_never_opens_its_thinking_is_an_answer():
     assert reader.phase is Phase.ANSWER
 
 
+def test_a_lead_has_one_ratio_token():
+    reply = "<COMP_20><COMP_20><think>two"
+    controller, _ = run([*spell(reply), END])
+    assert controller.reader.phase is Phase.ANSWER and controller.reader.think_tokens == 0
+    assert not parse_reply(reply).has_think
+
+
 def test_it_closes_after_a_sentence_near_the_end_of_the_budget():
     loop = spell(" So two plus three is five.")  # 7 tokens
     for budget in (30, 33):  # four sentences are 28 tokens, five are 35

@@ -6,6 +6,7 @@ import threading
 import time
 
 import llama_cpp
+import numpy as np
 import pytest
 import tiny_gguf
 from tiny_gguf import CONTEXT, write_tiny_gguf
@@ -180,6 +181,24 @@ def test_pieces_are_the_answer(engine):
     while not events or events[-1] is not None:
         time.sleep(0.001)
     assert events[:-1] == pieces
+
+
+@pytest.mark.parametrize("lead", ["", "<COMP_100>\n", "\n\n<COMP_100> "])
+def test_thinking_that_was_never_opened(engine, monkeypatch, lead):
+    """It is streamed as an answer; that it was thinking is known when it is closed."""
+    thought, said = "12 + 5 <= 17, so 17.", "It is 17."
+    ids = engine.model.tokenise(f"{lead}{thought}\n{THINK_CLOSE}\n\n{said}", special=True)
+    writes = iter([*ids, *engine.model.lexicon.ends])
+    monkeypatch.setattr(loop.Slots, "_choose", lambda slots: np.array([next(writes)]))
+    stream = engine.submit(ASKS[0])
+    written = stream.answer()
+    read = engine.read(ASKS[0], ids, seconds=written.seconds, stop="eos")
+    assert written == read and (read.think, read.visible) == (thought, said)
+    assert read.has_think and read.closed and read.ratio == (1.0 if lead else None)
+    assert read.think_tokens == len(engine.model.tokenise(thought, special=False))
+    pieces = list(stream)
+    assert {piece.kind for piece in pieces} == {"answer"}
+    assert "".join(piece.text for piece in pieces) == f"{thought}\n{THINK_CLOSE}\n\n{said}"
 
 
 @pytest.fixture

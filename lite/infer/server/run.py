@@ -18,6 +18,7 @@ from lite.infer.server.api import Model
 from lite.infer.server.guard import SECURITY_HEADERS
 from lite.infer.server.service import Service
 
+WAIT_SECONDS = 60  # a request that has no slot by then gets 429: sooner than most clients and proxies give up
 GRACE_SECONDS = 10  # what runs when the server is told to end has so long to finish, then it is cancelled
 
 
@@ -67,7 +68,7 @@ def serve(path: Path, *, host: str, port: int, key_name: str, max_tokens: int, *
     except OSError as fault:
         reason = os.strerror(fault.errno).lower()
         raise LiteError(f"host {host!r}, port {port}: {reason}; choose another --host or --port") from None
-    with listener, Engine(path, **settings) as engine:
+    with listener, Engine(path, max_wait=WAIT_SECONDS, **settings) as engine:
         server = Server(engine, key=key, host=host, max_tokens=max_tokens)
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn has handlers of its own while it runs, and raises the signal again after its end.

@@ -1,7 +1,7 @@
 """The routes around one engine.
 
 The engine decodes in a thread of its own and hands every piece to the event loop. Its queue is the only queue: where
-it is full, a request gets 429 at once.
+it is full, a request gets 429 at once, and where it has waited too long, then.
 """
 
 from __future__ import annotations
@@ -111,8 +111,7 @@ class Service:
             submit = partial(self.engine.submit, ask, reply.on_event)
             stream = await asyncio.get_running_loop().run_in_executor(self._submitter, submit)
         except Busy as fault:
-            wait = min(60, max(1, round(self.metrics.mean_seconds)))
-            raise Refused(str(fault), status=429, headers={"retry-after": str(wait)}) from None
+            raise _busy(fault, self.metrics) from None
         except LiteError as fault:
             raise Refused(str(fault)) from None
         reply.open(stream, receive)
@@ -174,6 +173,8 @@ class Reply:
         """The whole, once the pieces have ended. Raises Refused or ClientDisconnect where none is to be sent."""
         try:
             answer = self.stream.answer()
+        except Busy as fault:
+            raise _busy(fault, self._metrics) from None
         except LiteError as fault:  # no memory, say
             raise Refused(str(fault), status=500) from None
         self._metrics.count_answer(answer)
@@ -190,7 +191,7 @@ class Reply:
 
 
 class EventStream(Response):
-    """A reply as server-sent events."""
+    """A reply as server-sent events. What fails before its first piece gets a status of its own."""
 
     media_type = "text/event-stream"
 
@@ -200,30 +201,45 @@ class EventStream(Response):
         self.reply, self.writer = reply, writer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+
         async def put(data: bytes, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for event in self._events():
+                if head:
+                    await send(head)
+                    head = None
                 await put(b"data: " + dump(event) + b"\n\n")
             await put(b"data: [DONE]\n\n", more=False)
         except ClientDisconnect:
             pass
-        except Exception as fault:  # the status is out: the error is the last event
+        except Exception as fault:
             if not isinstance(fault, Refused):
                 traceback.print_exception(fault, file=sys.stderr)
                 fault = OUR_FAULT
-            await put(b"data: " + dump(fault.body()) + b"\n\n", more=False)
+            if head:
+                await refusal(fault)(scope, receive, send)
+            else:  # the status is out: the error is the last event
+                await put(b"data: " + dump(fault.body()) + b"\n\n", more=False)
         finally:
             self.reply.close()
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
-        yield self.writer.opening()
+        opening = [self.writer.opening()]
         async for piece in self.reply.pieces():
-            yield self.writer.piece(piece)
-        for chunk in self.writer.closing(self.reply.answer()):
-            yield chunk
+            for event in (*opening, self.writer.piece(piece)):
+                yield event
+            opening = []
+        for event in (*opening, *self.writer.closing(self.reply.answer())):
+            yield event
+
+
+def _busy(fault: Busy, metrics: Metrics) -> Refused:
+    """429, with a reply's usual time as the time to come again."""
+    wait = min(60, max(1, round(metrics.mean_seconds)))
+    return Refused(str(fault), status=429, headers={"retry-after": str(wait)})
 
 
 async def _refuse(_: Request, fault: Refused) -> Response:

@@ -16,7 +16,7 @@ class FakeEngine:
     """A reply thinks `num_think` times THINK, and then answers. SLOTS run at a time; nothing waits.
 
     While `gate` is not set, a reply has begun and goes no further. The question "fail" makes the engine fail,
-    "refuse" is refused.
+    "refuse" is refused, "late" waits for a slot in vain.
     """
 
     has_dial = True
@@ -49,6 +49,9 @@ class FakeEngine:
         return stream
 
     def _write(self, ask: Ask, stream: Stream) -> None:
+        if ask.messages[-1].content == "late":
+            self._running.discard(stream)
+            return stream.end(Busy("no slot came free within 60 s; try again in a while"))
         stream.put(Piece("think", self.think, 6))
         while not stream.cancelled and not self.gate.wait(0.01):
             pass

@@ -9,9 +9,16 @@ import pytest
 from fake_engine import ANSWER, SLOTS, THINK, FakeEngine
 from local import begin, running, until
 
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no chromium here: apt-get install chromium")
+playwright = pytest.importorskip(
+    "playwright.sync_api",
+    reason="no Python package playwright here: uv sync installs it with the other tests' needs",
+)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM,
+    reason=f"no browser on PATH ({', '.join(BROWSERS)}): apt-get install chromium, or Chrome from google.com/chrome",
+)
 DONE = ".card[data-state=done]"
 
 

@@ -104,6 +104,15 @@ def test_a_client_that_vanishes_frees_its_slot(server, engine, stream):
     assert metric(server.url, 'lite_responses_total{status="503"}') == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_waits_in_vain_is_a_429(server, stream):
+    late = {"messages": [{"role": "user", "content": "late"}], "stream": stream}
+    status, headers, reply = send(server.url, body=late)
+    assert (status, reply["error"]["type"]) == (429, "rate_limit_error")
+    assert "no slot came free within 60 s" in reply["error"]["message"]
+    assert 1 <= int(headers["retry-after"]) <= 60
+
+
 def test_what_the_engine_refuses_is_a_400(server):
     status, _, reply = send(server.url, body={"messages": [{"role": "user", "content": "refuse"}]})
     assert status == 400 and "leaves no room in 4096; shorten" in reply["error"]["message"]
