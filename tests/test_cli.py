@@ -94,7 +94,7 @@ def test_help_names_every_verb(lite):
             "serve",
             [
                 *("MODEL.gguf", "--host", "--port", "--api-key-env NAME", "LITE_API_KEY", "--max-tokens"),
-                *("--batch", "--queue", "gets 429", "--threads"),
+                *("--batch", "--queue", "429", "--threads"),
             ],
         ),
         ("export", ["RUN|FOLDER", "--out DIR", "--quant", "q4_k_m", "--adapter DIR", "--llama-cpp DIR"]),

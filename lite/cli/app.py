@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from lite import quickstart
 from lite.errors import LiteError
 from lite.tokens import BASE, EFFORTS, MODES, POLICY, RATIOS
 
@@ -33,7 +34,18 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The run folder. Default: runs/ and the recipe's name."),
 ]
-ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL.gguf", help="A GGUF file.")]
+
+
+def _gguf(name: str) -> Path:
+    return quickstart.GGUF if name == "quickstart" and not Path(name).exists() else Path(name)
+
+
+ModelArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL.gguf", parser=_gguf, help="A GGUF file; quickstart: the one in this package."
+    ),
+]
 NumOption = Annotated[
     int | None, typer.Option("--num", min=1, help="How many problems. Default: all of a file.")
 ]

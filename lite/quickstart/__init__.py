@@ -1,1 +1,6 @@
-"""The embedded default: a procedural world of word problems and a tiny reasoner trained on it."""
+"""The embedded default: a procedural world of word problems, a tiny reasoner trained on it, and what `lite quickstart`
+made of that."""
+
+from pathlib import Path
+
+GGUF = Path(__file__).with_name("quickstart-q8_0.gguf")  # the policy of the run that the README reports

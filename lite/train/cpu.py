@@ -21,6 +21,7 @@ import torch
 from lite.train.sft import IGNORED
 
 CHUNK_ELEMENTS = 8 * 1024 * 1024  # logits in memory at once; 32 MB in float32
+GRAIN = 32  # sizes are multiples of it: oneDNN keeps a kernel for each size that it has seen
 
 
 class _LoraLinear(torch.autograd.Function):
@@ -68,7 +69,10 @@ def _rows_forward(self, ids):
 
 
 class _ReplyLoss(torch.autograd.Function):
-    """Sum of cross entropies of `targets` (N,) under hidden (N, d) and a head whose `rows` (R, d) stand at `ids`."""
+    """Sum of cross entropies of `targets` (N,) under hidden (N, d) and a head whose `rows` (R, d) stand at `ids`.
+
+    Places whose target is IGNORED do not count.
+    """
 
     @staticmethod
     def forward(ctx, hidden, weight, rows, ids, targets):
@@ -79,14 +83,15 @@ class _ReplyLoss(torch.autograd.Function):
         step = max(1, CHUNK_ELEMENTS // weight.shape[0])
         for start in range(0, len(hidden), step):
             part, target = hidden[start : start + step], targets[start : start + step, None]
+            counts, target = target != IGNORED, target.clamp(min=0)
             raw = part @ weight.t()  # (n, V)
             raw[:, ids] = part @ own.t()
             logits = raw.float()
             log_z = logits.logsumexp(-1, keepdim=True)
-            total += (log_z - logits.gather(-1, target)).sum()
+            total += ((log_z - logits.gather(-1, target)) * counts).sum()
             grad = logits.sub_(log_z).exp_()  # softmax; less one at the target
             grad.scatter_add_(-1, target, torch.full_like(log_z, -1.0))
-            grad = grad.to(hidden.dtype)
+            grad = grad.mul_(counts).to(hidden.dtype)
             of_rows = grad[:, ids].contiguous()  # (n, R)
             grad[:, ids] = 0
             grad_hidden[start : start + step] = (grad @ weight).addmm_(of_rows, own)
@@ -108,16 +113,18 @@ def _reply_forward(original):
         if reply_labels is None:
             return original(*args, **kwargs)
         hidden = self.base_model(*args, use_cache=False, **kwargs).last_hidden_state[:, :-1]  # (B, T - 1, d)
-        targets = reply_labels[:, 1:]
-        mask = targets != IGNORED
+        targets = reply_labels[:, 1:].flatten()
+        places = (targets != IGNORED).nonzero().squeeze(1)
+        rest = (targets == IGNORED).nonzero().squeeze(1)[: -len(places) % (8 * GRAIN)]
+        places = torch.cat([places, rest])
         head = self.get_output_embeddings().token_adapter
         (name,) = head.active_adapters
         return _ReplyLoss.apply(
-            hidden[mask],
+            hidden.flatten(0, 1)[places],
             head.base_layer.weight,
             head.trainable_tokens_delta[name],
             head.token_indices[name],
-            targets[mask],
+            targets[places],
         )
 
     return forward
@@ -170,7 +177,7 @@ def by_length(passes: list[dict[str, Any]]) -> list[dict[str, Any]]:
             for name, value in whole.items()
         }
         for part in ("prompt", "completion"):
-            width = int(batch[f"{part}_mask"].sum(1).max())
+            width = -(-int(batch[f"{part}_mask"].sum(1).max()) // GRAIN) * GRAIN
             for name in (f"{part}_ids", f"{part}_mask"):
                 batch[name] = batch[name][:, -width:] if part == "prompt" else batch[name][:, :width]
         made.append(batch)

@@ -1,13 +1,11 @@
 """A stock llama.cpp server from the package index, over HTTP: the dial is in the GGUF, none of our code serves it.
 
-The template part runs on a tiny random model. The realised ratio needs a trained one: the quickstart's GGUF where
-a run has made it (`LITE_QUICKSTART_GGUF` names another one).
+The template part runs on a tiny random model, the realised ratio on the trained one of the package.
 """
 
 import contextlib
 import gc
 import json
-import os
 import socket
 import urllib.error
 import urllib.request
@@ -18,6 +16,7 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 
 from export.template import NO_THINKING
+from lite import quickstart
 from lite.infer.engine import Engine
 from lite.infer.request import question
 from lite.problems import load
@@ -25,10 +24,6 @@ from lite.tokens import INSTRUCTION, MODES, POLICY, POLICY_TOKEN, RATIOS, contro
 
 xllamacpp = pytest.importorskip("xllamacpp")
 
-TRAINED = Path(
-    os.environ.get("LITE_QUICKSTART_GGUF")
-    or Path(__file__).parents[2] / "runs" / "quickstart" / "export" / "quickstart-q8_0.gguf"
-)
 NUM_PROBLEMS = 8
 
 
@@ -107,12 +102,11 @@ def test_a_request_is_answered_under_its_ratio(post):
     assert POLICY_TOKEN not in expected("0.2")
 
 
-@pytest.mark.skipif(not TRAINED.is_file(), reason="needs the quickstart's GGUF: lite quickstart")
 def test_the_realised_ratio_follows_the_dial_as_in_our_engine():
     """Greedy, the same problems: mean think tokens per ratio in the server against our engine."""
     problems = load("quickstart", NUM_PROBLEMS, 4242)
 
-    with Engine(TRAINED) as engine, serving(TRAINED, 1024) as post:
+    with Engine(quickstart.GGUF) as engine, serving(quickstart.GGUF, 1024) as post:
 
         def asked_there(text: str, ratio: float) -> int:
             reply = post(

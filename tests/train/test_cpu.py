@@ -90,8 +90,10 @@ def test_control_rows_that_no_text_holds_still_learn_from_the_head(batch):
     assert max(delta[tokens.CONTROL_TOKENS.index(tokens.POLICY_TOKEN)].abs().max() for delta in deltas) > 0
 
 
-def test_passes_by_length():
+def test_passes_by_length(monkeypatch):
     import torch
+
+    monkeypatch.setattr(cpu, "GRAIN", 1)
 
     def rollouts(*sizes):  # (prompt tokens, completion tokens) of each; padded to 4 and 5
         prompts = torch.tensor([[0] * (4 - prompt) + [1] * prompt for prompt, _ in sizes])
