@@ -22,6 +22,11 @@ from lite.tokens import BASE, POLICY, THINK_OPEN, parse_reply, strip_control
 MAX_BATCH = 256  # llama.cpp's sequences in one context
 
 
+def _num_cores() -> int:
+    """Cores that this process may run on: more threads than these would wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class Engine:
     """A loaded GGUF. Close it, or use it in a `with` block.
 
@@ -47,7 +52,7 @@ class Engine:
             raise LiteError(f"batch size {batch_size}: must lie in 1..{MAX_BATCH}")
         self.path = Path(path)
         self.batch_size, self.context_tokens = batch_size, context_tokens
-        self.num_threads = num_threads or os.cpu_count() or 1
+        self.num_threads = num_threads or _num_cores()
         release_openmp_threads()
         self.model = Model(self.path)
         self.trained_context = self.model.trained_context
