@@ -24,8 +24,9 @@ from export.quantize import QUANTS, require_quant, require_space
 from lite import backend, gguf_file, recipe
 from lite.calibration import Calibration
 from lite.errors import LiteError
+from lite.provenance import sha256, versions
 from lite.records import atomic_write, write_json
-from lite.stages import Run, sha256, versions
+from lite.stages import Run
 from lite.tokens import CONTROL_TOKENS
 
 MADE_BY = "extra-cot-lite"

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from lite import recipe, tokens
+from lite.provenance import sha256
 from lite.quickstart import world
 from lite.records import (
     Compressed,
@@ -29,7 +30,7 @@ from lite.records import (
     write_json,
     write_records,
 )
-from lite.stages import NAMES, Run, sha256
+from lite.stages import NAMES, Run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
