@@ -19,8 +19,9 @@ from export.quantize import FLOATS, HEADER_BYTES, QUANTS, quantize, require_quan
 from lite import backend
 from lite.calibration import Calibration
 from lite.progress import console
+from lite.provenance import sha256
 from lite.records import atomic_write, write_json
-from lite.stages import Run, sha256
+from lite.stages import Run
 
 # Below this a model is converted, and compared with Hugging Face, in f32: the noise is 1e-5 instead of 1e-2.
 F32_MAX_PARAMETERS = 1_000_000_000

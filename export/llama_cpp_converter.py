@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from export.convert import Dtype, dial_of
-from lite import gguf_file
+from lite import gguf_file, gguf_model
 from lite.errors import LiteError
 from lite.records import atomic_write
 
@@ -53,7 +53,7 @@ def convert(
         )
     changes: dict[str, str | list[float]] = dict(extra)
     if dial:
-        made = gguf_file.check(out)
+        made = gguf_model.check(out)
         changes["tokenizer.chat_template"] = dial_of(
             folder, made.metadata.get("tokenizer.ggml.tokens", []), made.template or None
         )

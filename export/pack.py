@@ -21,11 +21,12 @@ from export.card import card
 from export.export import export, local, num_bytes
 from export.merge import merge
 from export.quantize import QUANTS, require_quant, require_space
-from lite import backend, gguf_file, recipe
+from lite import backend, gguf_model, recipe
 from lite.calibration import Calibration
 from lite.errors import LiteError
+from lite.provenance import sha256, versions
 from lite.records import atomic_write, write_json
-from lite.stages import Run, sha256, versions
+from lite.stages import Run
 from lite.tokens import CONTROL_TOKENS
 
 MADE_BY = "extra-cot-lite"
@@ -128,7 +129,7 @@ def _claim(out: Path) -> None:
 
 def _modelfiles(gguf: Path, template: str) -> dict[str, str]:
     """The name and text of the Modelfile of each preset."""
-    container = gguf_file.check(gguf)
+    container = gguf_model.check(gguf)
     words = container.metadata
     tokens = words["tokenizer.ggml.tokens"]
     eos = tokens[words["tokenizer.ggml.eos_token_id"]]

@@ -23,7 +23,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from export.quantize import captured_log
 from export.template import NO_THINKING, SWITCH, has_dial
-from lite import gguf_file
+from lite import gguf_model
 from lite.errors import LiteError
 from lite.llama_build import make_safe
 from lite.tokens import BASE, CONTROL_TOKENS, MODES, POLICY, THINK_CLOSE, THINK_OPEN
@@ -43,7 +43,7 @@ class _Llama(llama_cpp.Llama):
 
 def load(gguf: Path, **options: Any) -> llama_cpp.Llama:
     """Open a GGUF in llama.cpp. Raises LiteError where it is damaged, or llama.cpp cannot load it."""
-    gguf_file.check(gguf)
+    gguf_model.check(gguf)
     with captured_log() as pieces:
         try:
             return _Llama(str(gguf), verbose=False, **options)
@@ -130,7 +130,7 @@ def check_step(gguf: Path) -> None:
 
 def look(gguf: Path) -> dict[str, Any]:
     """All checks of the file alone, in this process; return what it is."""
-    container = gguf_file.check(gguf)
+    container = gguf_model.check(gguf)
     model = load(gguf, vocab_only=True)
     dial = check_words(gguf, model)
     model.close()
@@ -148,7 +148,7 @@ def look(gguf: Path) -> dict[str, Any]:
 
 def apart(gguf: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """`look` in a process of its own. Raises LiteError where the file ends that process, or keeps it busy."""
-    gguf_file.check(gguf)  # first here: most faults need no process
+    gguf_model.check(gguf)  # first here: most faults need no process
     code = "from export import selfcheck; selfcheck.main()"
     try:
         done = subprocess.run(

@@ -11,7 +11,6 @@ import dataclasses
 import difflib
 import math
 import re
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ def _require(ok: bool, message: str) -> None:
 # The bounds of numbers, as a message says them and as they are checked.
 Count = Annotated[int, ("be 1 or more", lambda number: number >= 1)]
 CountOrNone = Annotated[int, ("be 0 or more", lambda number: number >= 0)]
+Steps = Annotated[int, ("be 1 or more, or -1 for as many as the epochs take", lambda n: n == -1 or n > 0)]
 Positive = Annotated[float, ("be greater than 0", lambda number: number > 0)]
 NotNegative = Annotated[float, ("be 0 or more", lambda number: number >= 0)]
 Share = Annotated[float, ("lie in 0..1", lambda number: 0 <= number <= 1)]
@@ -49,9 +49,8 @@ class Section:
         for name, kind in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
             shown = f"{type(self).__name__.lower()}.{name} = {value}"
-            _require(
-                not isinstance(value, float) or math.isfinite(value), f"{shown}: must be a finite number"
-            )
+            finite = not isinstance(value, float) or math.isfinite(value)
+            _require(finite, f"{shown}: must be a finite number")
             for text, holds in getattr(kind, "__metadata__", ()):
                 _require(holds(value), f"{shown}: must {text}")
 
@@ -145,9 +144,7 @@ class Compressor(Section):
 class Compress(Section):
     """Cutting every trace to the ratios of the grid."""
 
-    method: Literal["compressor", "random", "self-information", "rules"] = (
-        "compressor"  # the others: controls
-    )
+    method: Literal["compressor", "random", "self-information", "rules"] = "compressor"  # others: controls
     cohesion: Share = 0.5  # 0: words compete one by one; 1: words of a clause stay or go together
     batch_size: Count = 64
 
@@ -166,7 +163,7 @@ class Sft(Section):
     """Mixed-ratio SFT: LoRA through Unsloth, the six token rows trained beside it."""
 
     epochs: Positive = 3.0
-    max_steps: int = -1  # -1: as many as the epochs take
+    max_steps: Steps = -1  # -1: as many as the epochs take
     batch_size: Count = 16
     accumulation: Count = 1
     learning_rate: Positive = 2e-4
@@ -177,13 +174,6 @@ class Sft(Section):
     four_bit: bool = False
     save_steps: Count = 50
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(
-            self.max_steps == -1 or self.max_steps > 0,
-            f"sft.max_steps = {self.max_steps}: must be 1 or more, or -1 for as many as the epochs take",
-        )
 
 
 @dataclass(frozen=True)
@@ -205,9 +195,7 @@ class Chrpo(Section):
     steps: Count = 100
     prompts: Count = 8  # problems in one step
     group: int = 4  # rollouts of one problem
-    fixed_share: NotAllShare = (
-        0.25  # of prompts: fixed ratios, so that the dial stays; the others are POLICY's
-    )
+    fixed_share: NotAllShare = 0.25  # of prompts: fixed ratios, so that the dial stays; the rest is POLICY's
     batch_size: Count = 32  # rollouts in one forward pass of the update
     learning_rate: Positive = 2e-5
     warmup: NotAllShare = 0.1  # fraction of steps
@@ -343,8 +331,6 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise LiteError(f"{where} = {value!r}: expected a list, such as [a, b]")
         return tuple(_convert(item, arguments[0], where) for item in value)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _convert(value, arguments[0], where)
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):

@@ -9,13 +9,9 @@ it left in its folder if that was made under the same fingerprint.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
-import functools
-import gc
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import shutil
@@ -26,15 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend, footprint, lengths, ranks, sources
+from lite import costs, ranks, sources
 from lite import recipe as recipes
 from lite.endpoint import Endpoint, base_url, optional_key
 from lite.errors import LiteError
-from lite.machine import this_machine
 from lite.progress import console
+from lite.provenance import model_content, sha256, versions
 from lite.recipe import Recipe
 from lite.records import atomic_write, write_json
-from lite.shape import PlainTokenizer, read_encoder, read_shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,103 +58,12 @@ STAGES = (
 NAMES = tuple(stage.name for stage in STAGES)
 SHARED = ("sft", "chrpo")  # may run in several processes, under `accelerate launch`
 SERVED = ("traces", "annotate", "probe", "evaluate")  # may sample from an endpoint
-PACKAGES = (
-    "unsloth",
-    "torch",
-    "transformers",
-    "trl",
-    "peft",
-    "bitsandbytes",
-    "llama-cpp-python",
-    "gguf",
-    "numpy",
-)
 
 
 def stage(name: str) -> Stage:
     if name not in NAMES:
         raise LiteError(f"stage {name!r} is unknown; the stages are {', '.join(NAMES)}")
     return STAGES[NAMES.index(name)]
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of what the results depend on."""
-    found = {"python": sys.version.split()[0]}
-    for package in ("extra-cot-lite", *PACKAGES):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-MODEL_FILES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # weights, config, tokenizer
-
-
-@functools.cache
-def _sha256_of_state(path: Path, num_bytes: int, mtime_ns: int) -> str:
-    """`sha256`, once in a process for a file that does not change."""
-    return sha256(path)
-
-
-def model_content(model: str) -> str | dict[str, str]:
-    """What a recipe's model is: the digests of a local folder's files, so that another training is another model.
-
-    A hub name stands for itself.
-    """
-    folder = Path(backend.resolve(model))
-    if not folder.is_dir():
-        return model
-    states = {path: path.stat() for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES}
-    return {
-        path.name: _sha256_of_state(path, state.st_size, state.st_mtime_ns) for path, state in states.items()
-    }
-
-
-def _cuda():
-    """torch.cuda where a stage has loaded torch and there is a GPU; else None."""
-    torch = sys.modules.get("torch")
-    return torch.cuda if torch is not None and torch.cuda.is_available() else None
-
-
-def reset_peak_memory() -> None:
-    """Start a new measurement of peak memory (Linux; elsewhere the peak of the whole process stays).
-
-    What the stage before has freed goes back to the system first.
-    """
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc alone has it
-        ctypes.CDLL(None).malloc_trim(0)
-    if cuda := _cuda():
-        cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_gb() -> float:
-    """Peak resident memory since the last reset, in GB (1e9 bytes)."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / 1e9
-    import resource
-
-    return (
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-    )
-
-
-def peak_gpu_memory_gb() -> float:
-    """Peak of what torch took of the GPU since the last reset, in GB; 0 without one."""
-    cuda = _cuda()
-    return cuda.max_memory_reserved() / 1e9 if cuda else 0.0
 
 
 def _num_bytes(path: Path) -> int:
@@ -226,16 +130,6 @@ class Run:
         middle = "" if which == "policy" else f"-{which}"
         return self.path("export", f"{self.recipe.name}{middle}-{self.recipe.export.quant}.gguf")
 
-    def expected(self, name: str) -> dict[str, float] | None:
-        """What a stage should take by lite/footprint.py; None where the model's small files are not here."""
-        with contextlib.suppress(LiteError, ImportError):
-            shape, tokenizer = read_shape(self.recipe.model), PlainTokenizer(self.recipe.model)
-            known = lengths.of_run(self.recipe, self.folder, tokenizer) or lengths.at_most(self.recipe)
-            encoder = read_encoder(self.recipe.compressor.encoder)
-            planner = footprint.Planner(self.recipe, shape, known, this_machine(), encoder)
-            return planner.all()[name].shown()
-        return None
-
     def run_stage(self, name: str) -> None:
         """Run one stage and write its manifest. Raises LiteError where an input is not there."""
         this = stage(name)
@@ -295,8 +189,9 @@ class Run:
 
     def _finish_stage(self, this: Stage, fingerprint: str) -> None:
         """Do the work of a stage in its folder, then write its manifest."""
-        folder, expected = self.path(this.name), self.expected(this.name)
-        reset_peak_memory()
+        folder = self.path(this.name)
+        expected = costs.expected(this.name, self.recipe, self.folder)
+        costs.reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
         if not ranks.is_main():
@@ -313,8 +208,8 @@ class Run:
                 "fingerprint": fingerprint,
                 "measured": measured,
                 "seconds": round(time.monotonic() - started, 1),
-                "peak_memory_gb": round(peak_memory_gb(), 3),
-                "peak_gpu_memory_gb": round(peak_gpu_memory_gb(), 3),
+                "peak_memory_gb": round(costs.peak_memory_gb(), 3),
+                "peak_gpu_memory_gb": round(costs.peak_gpu_memory_gb(), 3),
                 "expected": expected,
                 "inputs": {read: self.fingerprint(read) for read in this.reads},
                 "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},

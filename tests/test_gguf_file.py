@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import struct
 
 import gguf
 import numpy as np
 import pytest
-from tiny_gguf import write_tiny_gguf
+from tiny_gguf import changed, put, write_tiny_gguf
 
 from lite import calibration, gguf_file
 from lite.errors import LiteError
@@ -20,26 +19,8 @@ def good(tmp_path_factory):
     return write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
-def changed(path, good, edit):
-    """A copy with its bytes edited in place, or replaced by what `edit` returns."""
-    data = bytearray(good.read_bytes())
-    made = edit(data)
-    path.write_bytes(data if made is None else made)
-    return path
-
-
-def put(key: str, value: bytes, behind: int = 4):
-    """An edit that overwrites what stands `behind` bytes after a metadata key: 4 is its value, 0 its type."""
-
-    def edit(data: bytearray) -> None:
-        start = data.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key) + behind
-        data[start : start + len(value)] = value
-
-    return edit
-
-
 def test_finds_what_gguf_finds(good):
-    found, reader = gguf_file.check(good), gguf.GGUFReader(good)
+    found, reader = gguf_file.read(good), gguf.GGUFReader(good)
     for name, field in reader.fields.items():
         if not name.startswith("GGUF."):
             ours = found.metadata[name]
@@ -78,16 +59,6 @@ TOKENS = "tokenizer.ggml.tokens"
         (put("general.name", b"\xff\xfe", 12), "'general.name' is not UTF-8"),
         (put("tokenizer.ggml.add_bos_token", b"\x02"), "is a bool of 2"),
         (put("tokenizer.chat_template", b"\x04", 0), "chat_template is not a text|damaged"),
-        (put(TOKENS, b"#", 24), "the same token twice"),  # the first token, "!", becomes the third
-        (put("qwen3.block_count", struct.pack("<I", 2**30)), "1073741824 layers of 25 tensors"),
-        (put("qwen3.block_count", b"\3"), "it has no tensor blk.2.attn_norm.weight"),
-        (put("qwen3.attention.head_count", b"\0"), "qwen3.attention.head_count is 0"),
-        (
-            put("qwen3.attention.head_count", b"\4"),
-            "attn_q.weight is of shape [64, 64], its sizes ask for [64, 128]",
-        ),
-        (put("qwen3.embedding_length", struct.pack("<I", 96)), "output.weight is of shape"),
-        (put("qwen3.attention.layer_norm_rms_epsilon", struct.pack("<f", float("nan"))), "epsilon is nan"),
         (put("output.weight", struct.pack("<Q", 2**62), 4), "cannot be of shape [4611686018427387904, "),
         (put("output.weight", struct.pack("<I", 9), 0), "has 9 dimensions"),
         (put("output.weight", struct.pack("<I", 5), 20), "is of type 5, which is not known"),
@@ -99,7 +70,7 @@ TOKENS = "tokenizer.ggml.tokens"
 def test_damage_is_one_clear_line(good, tmp_path, edit, expected):
     path = changed(tmp_path / "bad.gguf", good, edit)
     with pytest.raises(LiteError) as fault:
-        gguf_file.check(path)
+        gguf_file.read(path)
     assert any(part in str(fault.value) for part in expected.split("|")), fault.value
     assert "\n" not in str(fault.value) and len(str(fault.value)) < 300
 
@@ -110,10 +81,10 @@ def test_two_tensors_of_one_name_and_two_keys(good, tmp_path):
 
     edit = named(b"blk.1.ffn_up.weight", b"blk.0.ffn_up.weight")
     with pytest.raises(LiteError, match="'blk.0.ffn_up.weight' is empty, too long or there twice"):
-        gguf_file.check(changed(tmp_path / "bad.gguf", good, edit))
+        gguf_file.read(changed(tmp_path / "bad.gguf", good, edit))
     edit = named(b"qwen3.attention.key_length", b"qwen3.attention.head_count")
     with pytest.raises(LiteError, match="key 'qwen3.attention.head_count' is there twice"):
-        gguf_file.check(changed(tmp_path / "bad.gguf", good, edit))
+        gguf_file.read(changed(tmp_path / "bad.gguf", good, edit))
 
 
 def test_what_is_no_file(tmp_path):
@@ -133,48 +104,7 @@ def test_a_sparse_file_that_claims_billions_is_refused_at_once(good, tmp_path):
     path = changed(tmp_path / "sparse.gguf", good, put(TOKENS, struct.pack("<Q", 10**10), 8))
     os.truncate(path, 2**40)
     with pytest.raises(LiteError, match="the length of|at most 2097152 are read"):
-        gguf_file.check(path)
-
-
-WORDS = [0, 1, 2, 3, 8, 9, 12, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
-
-
-def mutated(good: bytes, header: int, rng: random.Random) -> bytes:
-    """One to four random changes, most of them in the header."""
-    data = bytearray(good)
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        at = rng.randrange(min(header, len(data)))
-        size, word = rng.randrange(1, 64), rng.choice(WORDS)
-        change = rng.randrange(7)
-        if change == 0:
-            data[at] ^= 1 << rng.randrange(8)
-        elif change == 1:
-            data[at] = rng.randrange(256)
-        elif change == 2:
-            data[at : at + 8] = struct.pack("<Q", word)
-        elif change == 3:
-            data[at : at + 4] = struct.pack("<I", word & 0xFFFFFFFF)
-        elif change == 4:
-            del data[at : at + size]
-        elif change == 5:
-            data[at:at] = rng.randbytes(size)
-        else:
-            del data[max(at, 1) :]
-    return bytes(data)
-
-
-def test_fuzz(good, tmp_path):
-    """Every mutation is sound or a LiteError of one line."""
-    data, header, rng = good.read_bytes(), gguf_file.read(good).data_start, random.Random(4)
-    path, faults = tmp_path / "mutated.gguf", 0
-    for _ in range(600):
-        path.write_bytes(mutated(data, header, rng))
-        try:
-            calibration.of_gguf(gguf_file.check(path))
-        except LiteError as fault:
-            faults += 1
-            assert len(str(fault)) < 600
-    assert 300 < faults < 600
+        gguf_file.read(path)
 
 
 def test_calibration_round_trip(tmp_path):

@@ -1,11 +1,12 @@
-"""A real run, killed with SIGKILL in five stages and started again each time, ends whole.
+"""Real runs, killed with SIGKILL and started again, end whole and with the numbers of a run that was left alone.
 
 A start's dear part is importing Unsloth, so one process imports it, and every start is a fork of that one: about a
-minute of processor time in all.
+minute and a half of processor time in all.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,9 +16,23 @@ from pathlib import Path
 
 import pytest
 
-from lite import recipe
-from lite.records import Compressed, Labels, Problem, Row, TeacherRatio, Trace, read_records
-from lite.stages import NAMES, Run, sha256
+from lite import recipe, tokens
+from lite.provenance import sha256
+from lite.quickstart import world
+from lite.records import (
+    Compressed,
+    Labels,
+    Problem,
+    Row,
+    TeacherRatio,
+    Trace,
+    read_records,
+    write_json,
+    write_records,
+)
+from lite.stages import NAMES, Run
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 RECIPE = """
 name: killed
@@ -41,16 +56,28 @@ KILLS = (
     ("chrpo", "**/checkpoint-2/*"),
     ("export", ".*/*"),
 )
-# For each line: forks `lite`, tells its pid, then its exit status.
+# For each line (a folder, a step, arguments): forks `lite` there, tells its pid, then its exit status. Where there is
+# a step, the process is killed within it: after its first rollouts and gradients, before its update.
 SERVER = """
-import os, sys
+import json, os, signal, sys
 from lite import backend, cli
 backend.prepare()
-for _ in sys.stdin:
+from transformers import Trainer
+training_step = Trainer.training_step
+for line in sys.stdin:
+    folder, last, arguments = json.loads(line)
+    def step(self, *given, **named):
+        loss = training_step(self, *given, **named)
+        if self.state.global_step + 1 == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return loss
     pid = os.fork()
     if pid == 0:
-        os.dup2(2, 1)
-        cli.main(sys.argv[1:])
+        os.chdir(folder)
+        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1), os.dup2(log, 2)
+        Trainer.training_step = step
+        cli.main(arguments)
     print(pid, flush=True)
     print(os.waitpid(pid, 0)[1], flush=True)
 """
@@ -58,25 +85,14 @@ SECONDS = 600  # at most, for one start
 
 
 class Starts:
-    """Starts one `lite train` after the other, each a process of its own."""
+    """Starts one `lite` after the other in a folder, each a process of its own."""
 
-    def __init__(self, arguments: list[str], log: Path):
-        self.log = log
-        with open(log, "w") as out:
-            self.server = subprocess.Popen(
-                [sys.executable, "-c", SERVER, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=out,
-                text=True,
-                # One thread: what a fork inherits of an OpenMP pool does not work.
-                env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-                cwd=log.parent,
-            )
+    def __init__(self, server: subprocess.Popen, folder: Path):
+        self.server, self.folder = server, folder
 
-    def start(self) -> int:
-        """Start one; give its pid."""
-        self.server.stdin.write("\n")
+    def start(self, *arguments: str, killed_in: int = 0) -> int:
+        """Start one, to be killed in a training step if it is named; give its pid."""
+        self.server.stdin.write(json.dumps([str(self.folder), killed_in, arguments]) + "\n")
         self.server.stdin.flush()
         self.deadline = time.monotonic() + SECONDS
         return int(self.server.stdout.readline())
@@ -94,7 +110,7 @@ class Starts:
         return os.waitstatus_to_exitcode(int(self.server.stdout.readline()))
 
     def told(self) -> str:
-        return self.log.read_text()[-3000:]
+        return (self.folder / "log").read_text()[-3000:]
 
 
 RECORDS = {
@@ -128,21 +144,33 @@ def done(folder: Path) -> dict[str, int]:
     return {name: path.stat().st_mtime_ns for name, path in manifests.items() if path.exists()}
 
 
+@pytest.fixture(scope="module")
+def server():
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # One thread: what a fork inherits of an OpenMP pool does not work.
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    yield server
+    server.kill()
+    server.wait()
+
+
 @pytest.fixture
-def starts(tmp_path):
-    (tmp_path / "killed.yaml").write_text(RECIPE)
-    starts = Starts(["train", "killed.yaml", "--out", "run"], tmp_path / "log")
-    yield starts
-    starts.server.kill()
-    starts.server.wait()
+def starts(server, tmp_path):
+    return Starts(server, tmp_path)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_in_five_stages_and_whole_at_the_end(starts, tmp_path):
+    (tmp_path / "killed.yaml").write_text(RECIPE)
+    train = ("train", "killed.yaml", "--out", "run")
     folder = tmp_path / "run"
     before: dict[str, int] = {}
     for stage, sign in KILLS:
-        pid = starts.start()
+        pid = starts.start(*train)
         while not at_work(folder, stage, sign):
             assert starts.is_running(pid), f"ended before {stage} was seen at work:\n{starts.told()}"
             time.sleep(0.005)
@@ -153,7 +181,7 @@ def test_killed_in_five_stages_and_whole_at_the_end(starts, tmp_path):
         assert now.items() >= before.items(), "a stage that was done ran again"
         before = now
 
-    starts.start()
+    starts.start(*train)
     assert starts.end() == 0, starts.told()
     after = done(folder)
     assert after.items() >= before.items(), "a stage that was done ran again"
@@ -172,7 +200,60 @@ def test_killed_in_five_stages_and_whole_at_the_end(starts, tmp_path):
     left = [path for path in folder.rglob(".*") if path.suffix in (".tmp", ".part", ".before")]
     assert left == [], "a kill's half file is left"
 
-    starts.start()
+    starts.start(*train)
     assert starts.end() == 0
     assert starts.told().count("done before, skipped") >= len(NAMES)
     assert done(folder) == after
+
+
+SHORT = """
+sft: {max_steps: 6, save_steps: 3, batch_size: 2, accumulation: 2, learning_rate: 1e-3, rank: 4, alpha: 8}
+chrpo: {steps: 6, save_steps: 3, prompts: 3, group: 2, batch_size: 3, learning_rate: 1e-3, max_tokens: 60,
+        fixed_share: 0.4, temperature: 1.5, top_p: 1.0}
+"""  # hot, so that rewards differ, and with them what is learnt and sampled next
+
+
+def test_killed_between_checkpoints_and_the_same_numbers_at_the_end(starts, tmp_path):
+    """Killed in the fifth step, on from the checkpoint of the third, which is in CHRPO's second epoch."""
+    (tmp_path / "short.yaml").write_text(SHORT)
+    problems = list(world.problems(4, seed=5))
+    modes = [*tokens.MODES, *tokens.MODES]
+    rows = [
+        Row(p.id, mode, p.question, tokens.RATIOS[place % 5], p.cot, f"\\boxed{{{p.answer}}}")
+        for place, (mode, p) in enumerate(zip(modes, problems * 3, strict=True))
+    ]
+    teachers = [
+        TeacherRatio(p.id, p.question, p.answer, 0.4, full_tokens=60 + 20 * place)
+        for place, p in enumerate(problems)
+    ]
+    alone, killed = (
+        Run(recipe.load(tmp_path / "short.yaml"), tmp_path / name) for name in ("alone", "killed")
+    )
+    for run in (alone, killed):
+        write_records(run.path("mixture", "rows.jsonl"), rows)
+        write_records(run.path("probe", "ratios.jsonl"), teachers)
+        for name in ("mixture", "probe"):
+            write_json(run.path(name, "manifest.json"), {"fingerprint": run.fingerprint(name), "bytes": {}})
+
+    before = b""
+    for stage, log in (("sft", "loss.jsonl"), ("chrpo", "rewards.jsonl")):
+        curves = []
+        for run, killed_in in ((alone, 0), (killed, 5), (killed, 0)):
+            starts.start(
+                "train", "short.yaml", "--out", run.folder.name, "--stage", stage, killed_in=killed_in
+            )
+            code = starts.end()
+            if killed_in:
+                assert code == -signal.SIGKILL and not run.is_done(stage)
+                checkpoints = run.path(stage, "checkpoints").glob("checkpoint-*/whole")
+                assert {path.parent.name for path in checkpoints} == {"checkpoint-1", "checkpoint-3"}
+                continue
+            assert code == 0 and run.is_done(stage), starts.told()
+            curves.append([json.loads(line) for line in run.path(stage, log).read_text().splitlines()])
+        assert [point["step"] for point in curves[0]] == [1, 2, 3, 4, 5, 6]
+        assert curves[1] == curves[0]
+        weights = [
+            run.path(stage, "adapter", "adapter_model.safetensors").read_bytes() for run in (alone, killed)
+        ]
+        assert weights[1] == weights[0] != before
+        before = weights[0]

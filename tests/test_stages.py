@@ -12,8 +12,9 @@ from types import ModuleType
 import pytest
 from kills import killed_before
 
-from lite import stages
+from lite import provenance, stages
 from lite.errors import LiteError
+from lite.provenance import sha256
 from lite.recipe import parse
 from lite.stages import Run, Stage, train
 
@@ -58,7 +59,7 @@ def test_manifest(ran, tmp_path):
     assert manifest["stage"] == "traces" and manifest["seed"] == 5 and manifest["measured"] == {"num": 2}
     assert manifest["inputs"] == {"problems": run.fingerprint("problems")}
     assert list(manifest["sha256"]) == ["traces.txt"]
-    assert manifest["sha256"]["traces.txt"] == stages.sha256(tmp_path / "traces" / "traces.txt")
+    assert manifest["sha256"]["traces.txt"] == sha256(tmp_path / "traces" / "traces.txt")
     assert manifest["recipe"]["sft"]["rank"] == 32 and "python" in manifest["versions"]
     assert manifest["seconds"] >= 0 and manifest["peak_memory_gb"] > 0
     assert parse((tmp_path / "recipe.yaml").read_text()) == run.recipe
@@ -66,9 +67,7 @@ def test_manifest(ran, tmp_path):
 
 def test_sha256(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
-    assert (
-        stages.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    )
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +113,7 @@ def test_a_model_that_was_trained_again_runs_what_uses_it(ran, tmp_path):
 def test_a_model_file_is_read_once_in_a_process(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text("{}")
     read = []
-    monkeypatch.setattr(stages, "sha256", lambda path: read.append(path.name) or "0")
+    monkeypatch.setattr(provenance, "sha256", lambda path: read.append(path.name) or "0")
     for _ in range(3):
         Run(parse(f"model: {tmp_path}"), tmp_path / "run").fingerprint("evaluate")
     assert read == ["config.json"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -85,3 +87,21 @@ def write_tiny_gguf(path: Path, *, dial: bool = True, seed: int = 0, end_bias: f
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def changed(path: Path, good: Path, edit: Callable[[bytearray], bytes | None]) -> Path:
+    """A copy with its bytes edited in place, or replaced by what `edit` returns."""
+    data = bytearray(good.read_bytes())
+    made = edit(data)
+    path.write_bytes(data if made is None else made)
+    return path
+
+
+def put(key: str, value: bytes, behind: int = 4) -> Callable[[bytearray], None]:
+    """An edit that overwrites what stands `behind` bytes after a metadata key: 4 is its value, 0 its type."""
+
+    def edit(data: bytearray) -> None:
+        start = data.index(struct.pack("<Q", len(key)) + key.encode()) + 8 + len(key) + behind
+        data[start : start + len(value)] = value
+
+    return edit

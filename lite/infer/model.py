@@ -8,7 +8,7 @@ from pathlib import Path
 
 import llama_cpp
 
-from lite import gguf_file
+from lite import gguf_model
 from lite.calibration import of_gguf
 from lite.errors import LiteError
 from lite.infer.controller import Lexicon
@@ -44,7 +44,7 @@ class Model:
     def __init__(self, path: Path):
         self.handle = None
         self.path = path
-        container = gguf_file.check(path)
+        container = gguf_model.check(path)
         self.template, self.calibration = container.template, of_gguf(container)
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lite.stages import versions
+from lite.provenance import versions
 
 PROBE = (
     "import torch\n"

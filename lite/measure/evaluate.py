@@ -28,8 +28,9 @@ from lite.infer.engine import Engine
 from lite.infer.request import Answer, question
 from lite.measure import report
 from lite.progress import progress
+from lite.provenance import sha256, versions
 from lite.records import Problem, read_records, write_json, write_records
-from lite.stages import Run, sha256, versions
+from lite.stages import Run
 from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
 FULL = MODES[-2]  # the mode that realised ratios are measured against

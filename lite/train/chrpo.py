@@ -116,6 +116,20 @@ def encode_prompts(tokenizer, teachers: list[TeacherRatio], fixed_share: float) 
     }
 
 
+def prompt_order(num: int, per_step: int, steps: int, seed: int) -> list[int]:
+    """Indices of `num` prompts for all steps, one shuffled epoch after the other; what does not fill a step is left out.
+
+    It is the order of TRL's sampler, which starts with its first epoch again wherever a cut run goes on.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < steps * per_step:
+        order += torch.randperm(num, generator=generator)[: num - num % per_step].tolist()
+    return order[: steps * per_step]
+
+
 class Environment:
     """Rollouts and their rewards for one trainer: what TRL calls back, and the journal of each step.
 
@@ -226,7 +240,8 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
         cpu.speed_up(model)
     config = environment.config
     ids = list(environment.prompts)
-    ids *= -(-config.prompts // len(ids))  # TRL drops what does not fill a step
+    ids *= -(-config.prompts // len(ids))  # enough for a step
+    order = prompt_order(len(ids), config.prompts, config.steps, environment.seed)
     rollouts = config.prompts * config.group
     if config.prompts % ranks.num():
         raise LiteError(
@@ -243,10 +258,11 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
         processing_class=tokenizer,
         reward_funcs=[main],
         rollout_func=environment.rollout,
-        train_dataset=Dataset.from_dict({"prompt": ids}),
+        train_dataset=Dataset.from_dict({"prompt": [ids[place] for place in order]}),
         args=GRPOConfig(
             output_dir=folder,
             max_steps=config.steps,
+            shuffle_dataset=False,
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=rollouts // batch_size,
             num_generations=config.group,

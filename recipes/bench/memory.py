@@ -15,10 +15,10 @@ from pathlib import Path
 
 from sft import make_rows
 
-from lite import backend
+from lite import backend, costs
 from lite.recipe import Recipe, Sft
 from lite.records import write_records
-from lite.stages import Run, peak_memory_gb, reset_peak_memory
+from lite.stages import Run
 from lite.train import sft
 
 
@@ -45,10 +45,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Recipe(model=options.model, sft=config), Path(folder))
         write_records(run.path("mixture", "rows.jsonl"), rows)
-        expected = run.expected("sft")
-        reset_peak_memory()
+        expected = costs.expected("sft", run.recipe, run.folder)
+        costs.reset_peak_memory()
         told = sft.run(run)
-        measured = peak_memory_gb()
+        measured = costs.peak_memory_gb()
     share = expected["memory_gb"] / measured - 1
     print(f"expected {expected['memory_gb']:.2f} GB, measured {measured:.2f} GB: {share:+.0%}; {told}")
 

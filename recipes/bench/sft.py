@@ -26,9 +26,9 @@ import tempfile
 import time
 
 from lite import backend, tokens
+from lite.costs import peak_memory_gb
 from lite.recipe import Sft
 from lite.records import Row
-from lite.stages import peak_memory_gb
 from lite.train import sft
 
 SIDES = ("plain", "ordered", "lite")

@@ -11,9 +11,10 @@ from lite.errors import LiteError
 from lite.infer.request import Answer
 from lite.measure import evaluate as module
 from lite.measure.evaluate import Settings, evaluate, grade, measure
+from lite.provenance import sha256
 from lite.recipe import parse
 from lite.records import Problem, write_records
-from lite.stages import Run, sha256
+from lite.stages import Run
 from lite.tokens import MODES, parse_reply
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(7)]

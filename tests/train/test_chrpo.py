@@ -54,6 +54,18 @@ def test_prompts_of_fixed_modes(model_folder):
     assert chrpo.judge(text, TEACHERS[0], tokenizer, "0.4")[0].asked == 0.4
 
 
+def test_prompt_order():
+    """Whole steps of whole epochs, as TRL's sampler draws them; more steps change nothing of those before."""
+    backend.prepare()
+    from trl.trainer.utils import RepeatSampler
+
+    order = chrpo.prompt_order(7, 3, 5, seed=1)
+    sampler = RepeatSampler(range(7), mini_repeat_count=1, batch_size=3, seed=1)
+    assert order == [*sampler, *sampler, *sampler][:15]
+    assert len(set(order[:6])) == 6 and order[:6] != order[6:12]
+    assert chrpo.prompt_order(7, 3, 9, seed=1)[:15] == order != chrpo.prompt_order(7, 3, 5, seed=2)
+
+
 def test_a_step_in_the_journal(make_run):
     config = make_run(SECTIONS).recipe.chrpo
     rollouts = [
