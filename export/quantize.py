@@ -18,6 +18,7 @@ from pathlib import Path
 import llama_cpp
 
 from lite.errors import LiteError
+from lite.machine import num_cores
 
 # llama.cpp's file type, and the most bytes a weight takes: k-quants fall back to at most Q8_0.
 QUANTS = {
@@ -87,7 +88,7 @@ def quantize(source: Path, out: Path, quant: str) -> Quantised:
         raise LiteError(f"{out}: is also the source, which llama.cpp would destroy; write to another file")
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, _ = QUANTS[quant]
-    params.nthread = os.cpu_count() or 1
+    params.nthread = num_cores()
     if quant not in FLOATS:
         params.token_embedding_type = params.output_tensor_type = llama_cpp.GGML_TYPE_Q8_0
     out.parent.mkdir(parents=True, exist_ok=True)

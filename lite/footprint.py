@@ -319,13 +319,7 @@ class Planner:
         rollout = generating(shape, machine, sequences, longest, self.size)
         rollout["LoRA, gradients, AdamW"] = update["LoRA, gradients, AdamW"]
         if not machine.on_gpu:
-            # The update runs PEFT's own layers, which keep two more copies of what each of them reads;
-            # for rollouts the adapter is folded into the weights, and these are kept beside.
-            read = sum(inputs for inputs, _ in shape.linear_layers)
-            update["activations"] += (
-                6.0 * (machine.width == 2) * read * shape.num_hidden_layers * rows * longest
-            )
-            rollout["folded weights"] = self.size
+            rollout["folded weights"] = self.size  # the adapter is folded in, and the weights are kept beside
         terms = max(update, rollout, key=lambda phase: sum(phase.values()))
         sampling = seconds_to_generate(shape, machine, sequences, reply, sequences, self.size)
         training_seconds = seconds_to_train(shape, machine, sequences * (self.lengths.mean_prompt + reply))

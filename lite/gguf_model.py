@@ -71,7 +71,7 @@ def _check_vocabulary(container: Container) -> None:
         raise _fail(container, "its merges are no list of texts")
 
 
-# Tensors of a layer, shapes in the letters of `_sizes`; those after the bar need not be there.
+# Tensors of a layer, shapes in the letters of `_sizes`.
 _LAYER = {
     "attn_norm.weight": "d",
     "attn_q.weight": "dq",

@@ -33,9 +33,14 @@ class Machine:
         return 2 if self.bf16 else 4
 
 
+def num_cores() -> int:
+    """Cores that this process may run on: more threads than these would wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _cpu() -> Machine:
     """This machine's processor; speeds as measured on two cores with AMX, in float32 on what is more common."""
-    cores, bf16 = os.cpu_count() or 1, backend.multiplies_bf16()
+    cores, bf16 = num_cores(), backend.multiplies_bf16()
     return Machine("cpu", 0, (4e11 if bf16 else 5e10) * cores, 5e9 * cores, 2e-4 / cores, 4e-9 / cores, bf16)
 
 

@@ -30,7 +30,7 @@ VERBS = (
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     """Tests may share their cores with others; llama.cpp's threads wait for each other at every step."""
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr("lite.machine.num_cores", lambda: 1)
 
 
 def test_the_stage_verbs_are_the_stages():
@@ -467,3 +467,15 @@ def test_eval(lite, gguf, tmp_path):
     rows = {row["mode"]: row for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"]}
     assert code == 0 and {"0.2", "policy"} <= set(rows) and rows["0.2"]["num_problems"] == 2
     assert out == (tmp_path / "report" / "report.md").read_text() + "\n"
+
+
+def test_quickstart_is_the_packaged_model_unless_there_is_such_a_file(lite, tmp_path):
+    from lite import quickstart
+
+    (tmp_path / "quickstart").mkdir()
+    code, out, _ = lite("verify", "quickstart")
+    assert code == 0 and "sound" in out and quickstart.GGUF.is_file()
+    (tmp_path / "quickstart").rmdir()
+    (tmp_path / "quickstart").write_text("mine")
+    code, _, err = lite("verify", "quickstart")
+    assert code == 2 and "quickstart" in err

@@ -110,7 +110,7 @@ def timeless(folder, mode):
 
 
 def test_lite_eval_gives_the_same_report_through_a_server(url, path, tmp_path, monkeypatch):
-    monkeypatch.setattr("lite.infer.engine.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("lite.machine.num_cores", lambda: 1)
     here = evaluate(path, PROBLEMS, ["0.2", "policy"], tmp_path / "here", max_tokens=40)
     there = evaluate(path, PROBLEMS, ["0.2", "policy"], tmp_path / "there", max_tokens=40, endpoint=url)
     for mode in ("0.2", "1.0", "policy"):

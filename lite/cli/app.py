@@ -37,7 +37,7 @@ OutOption = Annotated[
 
 
 def _gguf(name: str) -> Path:
-    return quickstart.GGUF if name == "quickstart" and not Path(name).exists() else Path(name)
+    return quickstart.GGUF if name == "quickstart" and not Path(name).is_file() else Path(name)
 
 
 ModelArgument = Annotated[

@@ -168,9 +168,9 @@ def serve(
     ] = 4096,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
     queue: Annotated[
-        int, typer.Option("--queue", min=1, help="Requests that may wait, a minute at most; others get 429.")
+        int, typer.Option("--queue", min=1, help="Requests that may wait, 45 s at most; others get 429.")
     ] = 32,
-    threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core.")] = 0,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core that it may use.")] = 0,
 ) -> None:
     """Serve a GGUF over HTTP. OpenAI's chat completions and a page to try the dial; needs no torch."""
     from lite.infer.server.run import serve as run

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from lite import machine
 from lite.errors import LiteError
 from lite.infer.batch import Slots
 from lite.infer.controller import Controller, limits
@@ -22,18 +22,13 @@ from lite.tokens import BASE, POLICY, THINK_OPEN, parse_reply, strip_control
 MAX_BATCH = 256  # llama.cpp's sequences in one context
 
 
-def _num_cores() -> int:
-    """Cores that this process may run on: more threads than these would wait for each other."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Engine:
     """A loaded GGUF. Close it, or use it in a `with` block.
 
     `context_tokens`: most tokens, prompts included, that the replies decoded together may take, and so the bound of
     the KV cache's memory (2 kB a token for the quickstart's model, 112 kB for Qwen3-1.7B); where they are long,
     fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0:
-    as many as there are cores. `max_waiting`: requests that `submit` lets wait, and `max_wait`: seconds that one of
+    as many as there are cores for it. `max_waiting`: requests that `submit` lets wait, and `max_wait`: seconds that one of
     them waits for a slot, at most; None: any number.
     Raises LiteError for a file that is not there or is not a GGUF that llama.cpp can load.
     """
@@ -52,7 +47,7 @@ class Engine:
             raise LiteError(f"batch size {batch_size}: must lie in 1..{MAX_BATCH}")
         self.path = Path(path)
         self.batch_size, self.context_tokens = batch_size, context_tokens
-        self.num_threads = num_threads or _num_cores()
+        self.num_threads = num_threads or machine.num_cores()
         release_openmp_threads()
         self.model = Model(self.path)
         self.trained_context = self.model.trained_context

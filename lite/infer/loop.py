@@ -144,8 +144,11 @@ class Loop:
             if not self._cancelled:
                 return
             self._cancelled = False
-            gone = [job for job in self._waiting if job.cancelled]
-            self._waiting = deque(job for job in self._waiting if not job.cancelled)
+            gone: list[Job] = []
+            staying: deque[Job] = deque()
+            for job in self._waiting:  # once, for a flag may come up at any moment
+                (gone if job.cancelled else staying).append(job)
+            self._waiting = staying
         for job in gone:
             job.end()
 
@@ -160,7 +163,7 @@ class Loop:
                 self._running.append(self._waiting.popleft())
 
     def _drop_late(self) -> None:
-        """Refuse those who have waited too long; the first has waited longest."""
+        """Refuse those at the head who have waited too long; of limited jobs the first has waited longest."""
         late = []
         with self._lock:
             while self._waiting and self._waiting[0].latest < time.monotonic():
@@ -172,10 +175,11 @@ class Loop:
         """Whether slots suit the first that waits. Where they do not, others are made once none is busy: larger ones
         for a long job, smaller and more of them where the long ones have gone and others crowd.
 
-        Idle slots keep their memory, and the beginnings that they hold.
+        Who fits waits for that half of its time at most. Idle slots keep their memory, and the beginnings they hold.
         """
         fits = self._slots and self._slots.num_cells >= job.num_cells
-        if fits and not self._are_too_few(self._slots):
+        in_haste = self._running and time.monotonic() > job.latest - self._max_wait / 2
+        if fits and (in_haste or not self._are_too_few(self._slots)):
             return True
         if self._running:
             return False
@@ -188,9 +192,9 @@ class Loop:
 
     def _are_too_few(self, slots: Slots) -> bool:
         """Whether more of them would be in use if they were as small as everybody here allows."""
-        present = [*self._running, *self._waiting]
-        if not slots.free or len(present) <= slots.num_slots:
+        if not slots.free or len(self._running) + len(self._waiting) <= slots.num_slots:
             return False
+        present = [*self._running, *self._waiting]
         return self._count_slots(max(job.num_cells for job in present)) > slots.num_slots
 
     def _fail(self, fault: BaseException) -> None:

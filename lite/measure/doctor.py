@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from lite.machine import num_cores
 from lite.provenance import versions
 
 PROBE = (
@@ -73,7 +74,7 @@ def examine() -> list[tuple[str, str]]:
     rows = [(package, version) for package, version in found.items()]
     rows += [
         ("system", f"{platform.system()} {platform.machine()}"),
-        ("cores", str(os.cpu_count() or "unknown")),
+        ("cores", str(num_cores())),
         ("memory free", "unknown" if memory is None else f"{memory:.1f} GB"),
         ("disk free here", f"{disk:.1f} GB"),
         ("accelerator", gpu or "none"),

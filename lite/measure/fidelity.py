@@ -7,7 +7,7 @@ solution is cut to every ratio by each method; the reasoner then judges what is 
 - step fidelity: mean over the gold equations of log p(result | question, compressed chain before the equation's
   place). A compressor that keeps the last equation only looks perfect on the first measure, not on this one;
 - result fidelity: the same, with the compressed chain before the *result's* place: the equation's own left side stands
-  there if it was kept. Without it a small reasoner hardly tells a whole chain from none (docs/log.md).
+  there if it was kept. Without that left side a small reasoner hardly tells a whole chain from none (docs/log.md).
 
 Beside them: the share of gold equations kept whole, the numbers and formulas that were cut (found by reading the
 text again, not from the selection; must be 0), and the realised ratio in the reasoner's tokens. Intervals are 95 %

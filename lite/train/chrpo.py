@@ -119,7 +119,7 @@ def encode_prompts(tokenizer, teachers: list[TeacherRatio], fixed_share: float) 
 def prompt_order(num: int, per_step: int, steps: int, seed: int) -> list[int]:
     """Indices of `num` prompts for all steps, one shuffled epoch after the other; what does not fill a step is left out.
 
-    It is the order of TRL's sampler, which starts with its first epoch again wherever a cut run goes on.
+    Drawn beforehand, in the order of TRL's sampler: that one starts with its first epoch again after a resume.
     """
     import torch
 
@@ -274,7 +274,7 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
             epsilon=config.clip_low,
             epsilon_high=config.clip_high,
             loss_type="dapo",  # a mean over tokens, so that long replies are not favoured
-            scale_rewards="group",
+            scale_rewards="batch",  # by the group, the noise of R_cal among right replies weighs as much as an error
             mask_truncated_completions=False,  # a cut reply is wrong, and is to cost
             learning_rate=config.learning_rate,
             # Said here because Unsloth's defaults on CUDA differ: masking, 8-bit AdamW, a tenth of warmup.

@@ -19,7 +19,7 @@ WIDEST = len(RATIOS) - 1  # grid steps between the ends
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What the rewards look at. Ratios in (0, 1]; `chosen` is None where the reply leads with no ratio token."""
+    """What the rewards look at. Ratios in (0, 1], `realised` may be above 1; `chosen` is None where the reply leads with no ratio token."""
 
     correct: bool
     chosen: float | None

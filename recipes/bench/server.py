@@ -12,7 +12,7 @@ in twenty is left in the middle. The exit code is 1 if any of these fails:
 
 A client gives up after 120 s. Give it a machine that does nothing else, or `--threads 1`: where other work has the
 cores, llama.cpp's threads wait for each other at every barrier. With two of them at the lowest priority beside a
-training on two cores, 16 replies took no step in 20 s; one thread took 37 steps, with no more CPU time.
+training on two cores, 16 replies took 0 and 2 steps in 20 s; one thread took 37 (one run each, docs/log.md).
 """
 
 from __future__ import annotations

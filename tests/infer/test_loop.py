@@ -166,3 +166,20 @@ def test_cancelling_does_not_wait_for_a_context():
     assert not stood and (first.answer(), gone.answer()) == ("first", "gone")
     assert order == ["first"]
     loop.close()
+
+
+def test_a_free_slot_is_not_kept_from_a_crowd_for_longer_than_half_their_time():
+    with running(num_slots=4, max_wait=2) as loop:
+        order, gate = [], threading.Event()
+        long = Job(loop, "long", order, num_cells=20)
+        loop.submit([long], limited=True)
+        assert long.answer() and loop._slots.num_slots == 2
+        endless, one, two = (Job(loop, name, order, num_cells=8, gate=gate) for name in ("endless", "1", "2"))
+        loop.submit([endless], limited=True)
+        assert endless.begun.wait(SECONDS)
+        loop.submit([one, two], limited=True)  # with four slots both would run, but one is running now
+        assert one.begun.wait(SECONDS) and loop._slots.num_slots == 2
+        with pytest.raises(Busy):
+            two.answer()
+        gate.set()
+        assert (endless.answer(), one.answer()) == ("endless", "1")

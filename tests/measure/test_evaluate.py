@@ -23,7 +23,7 @@ PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(7
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     """Tests may share their cores with others; llama.cpp's threads wait for each other at every step."""
-    monkeypatch.setattr("lite.infer.engine.os.cpu_count", lambda: 1)
+    monkeypatch.setattr("lite.machine.num_cores", lambda: 1)
 
 
 @pytest.fixture(scope="module")

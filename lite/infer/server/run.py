@@ -18,7 +18,7 @@ from lite.infer.server.api import Model
 from lite.infer.server.guard import SECURITY_HEADERS
 from lite.infer.server.service import Service
 
-WAIT_SECONDS = 60  # a request that has no slot by then gets 429: sooner than most clients and proxies give up
+WAIT_SECONDS = 45  # a request that has no slot by then gets 429; many proxies give up after 60
 GRACE_SECONDS = 10  # what runs when the server is told to end has so long to finish, then it is cancelled
 
 
