@@ -5,8 +5,8 @@ step). Through TRL's GRPOTrainer on POLICY prompts: R_main is its reward, credit
 normalised over the group by itself and credited to the first output token only, as a loss term of its own on the
 last prompt position (one short forward over the prompt; a per-token advantage would not line up in Unsloth's
 CUDA loss). No KL, no entropy bonus. Source: Extra-CoT (arXiv 2602.08324), section on CHRPO. Departures: LoRA,
-r* from success rates, and the prompts of fixed ratios: trained on POLICY alone, the tiny model thought alike at
-every ratio (docs/log.md).
+r* from success rates; the prompts of fixed ratios: trained on POLICY alone, the tiny model thought alike at every
+ratio; R_main's advantages divided by the spread of the batch, not of the group (docs/log.md).
 """
 
 from __future__ import annotations
