@@ -211,7 +211,11 @@ class Journal:
             whole = data[: data.rfind(b"\n") + 1]
             if len(whole) < len(data):
                 os.truncate(path, len(whole))
-        for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], start=1):
+        try:
+            lines = whole.decode("utf-8").split("\n")[:-1]
+        except UnicodeDecodeError:
+            raise LiteError(f"{path}: not UTF-8 text; move it away, and it is made again") from None
+        for number, line in enumerate(lines, start=1):
             self.records.append(parse_line(cls, line, f"{path}, line {number}"))
         self._handle = open(path, "a", encoding="utf-8")
 

@@ -171,3 +171,10 @@ def test_a_kill_at_any_moment_leaves_a_whole_folder(tmp_path):
         if not killed:
             break
     assert [word for word, _ in itertools.groupby(found)] == ["old", "none", "new"]
+
+
+def test_a_journal_that_is_no_text_is_one_clear_line(tmp_path):
+    (tmp_path / "journal.jsonl").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(LiteError, match=r"journal.jsonl: not UTF-8 text; move it away"):
+        Journal(tmp_path / "journal.jsonl", Problem)
+    assert (tmp_path / "journal.jsonl").read_bytes() == b"\xff\xfe\n"
