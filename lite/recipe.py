@@ -273,7 +273,7 @@ class Evaluate(Section):
     top_p: SomeShare = 0.9  # where temperature is not 0
     max_tokens: Count = 4096
     batch_size: Count = 16  # sequences decoded together
-    num_threads: CountOrNone = 0  # 0: as many as it may use cores
+    num_threads: CountOrNone = 0  # 0: one per core that it may use
 
     def __post_init__(self) -> None:
         super().__post_init__()

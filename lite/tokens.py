@@ -66,13 +66,15 @@ def write_reply(ratio: float | None, think: str, visible: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A parsed reply. `ratio` is None where no ratio token leads it; `closed` is False for a cut think span."""
+    """A parsed reply. `ratio` is None where no ratio token leads it; `closed` is False for a cut think span, `opened`
+    for one that ends and never began."""
 
     ratio: float | None
     think: str
     visible: str
     has_think: bool
     closed: bool
+    opened: bool = True
 
 
 def parse_reply(text: str) -> Reply:
@@ -86,12 +88,12 @@ def parse_reply(text: str) -> Reply:
     name = start.group(1)
     ratio = int(name) / 100 if name and name.isdigit() else None
     body = text[start.end() :]
-    opened = body.startswith(THINK_OPEN) or (THINK_CLOSE in body and THINK_OPEN not in body)
-    if not opened:
+    opened = body.startswith(THINK_OPEN)
+    if not opened and (THINK_CLOSE not in body or THINK_OPEN in body):
         return Reply(ratio, "", body.strip(), has_think=False, closed=False)
     body = body.removeprefix(THINK_OPEN)
     think, close, visible = body.partition(THINK_CLOSE)
-    return Reply(ratio, think.strip(), visible.strip(), has_think=True, closed=bool(close))
+    return Reply(ratio, think.strip(), visible.strip(), has_think=True, closed=bool(close), opened=opened)
 
 
 def without_lead(text: str) -> str:

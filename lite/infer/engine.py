@@ -17,7 +17,7 @@ from lite.infer.prompt import Prompt, Prompts, check_settings
 from lite.infer.reader import Phase, Reader, whole
 from lite.infer.request import Answer, Ask, Piece, Stop, Stream
 from lite.llama_build import release_openmp_threads
-from lite.tokens import BASE, POLICY, THINK_OPEN, parse_reply, strip_control
+from lite.tokens import BASE, POLICY, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
 
@@ -27,9 +27,9 @@ class Engine:
 
     `context_tokens`: most tokens, prompts included, that the replies decoded together may take, and so the bound of
     the KV cache's memory (2 kB a token for the quickstart's model, 112 kB for Qwen3-1.7B); where they are long,
-    fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0:
-    as many as there are cores for it. `max_waiting`: requests that `submit` lets wait, and `max_wait`: seconds that one of
-    them waits for a slot, at most; None: any number.
+    fewer are decoded together. `batch_size`: replies decoded together, at most. `num_threads` 0: one per core that
+    it may use. `max_waiting`: requests that `submit` lets wait, and `max_wait`: seconds that one of them waits for a
+    slot, at most; None: any number.
     Raises LiteError for a file that is not there or is not a GGUF that llama.cpp can load.
     """
 
@@ -170,7 +170,7 @@ class Engine:
     ) -> Answer:
         text = prompt.lead + whole(self.model.bytes_of(ids)).decode("utf-8", errors="replace")
         reply = parse_reply(text)
-        if reply.has_think and THINK_OPEN not in text:  # known only now, that it is closed
+        if not reply.opened:  # known only now, at its end
             reader = self._read(Reader(unopened=Phase.THINK), ids)
         return Answer(
             mode=self.mode(ask),

@@ -56,7 +56,7 @@ def judge(
     A think block that is closed and never opened counts as none: whoever streams the reply takes it for an answer.
     """
     reply = tokens.parse_reply(text)
-    num_tokens = backend.count_tokens(tokenizer, reply.think) if tokens.THINK_OPEN in text else 0
+    num_tokens = backend.count_tokens(tokenizer, reply.think) if reply.opened else 0
     rollout = rewards.Rollout(
         correct=grading.is_correct(reply.visible, teacher.answer),
         chosen=reply.ratio,

@@ -19,7 +19,8 @@ WIDEST = len(RATIOS) - 1  # grid steps between the ends
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """What the rewards look at. Ratios in (0, 1], `realised` may be above 1; `chosen` is None where the reply leads with no ratio token."""
+    """What the rewards look at. Ratios in (0, 1], `realised` may be above 1; `chosen` is None where no ratio token leads
+    the reply."""
 
     correct: bool
     chosen: float | None
