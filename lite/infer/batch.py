@@ -5,6 +5,8 @@ what another slot has already decoded copies those cells (`llama_memory_seq_cp`)
 Every slot has KV cells of its own: attention then looks at one reply at a time, which on a tiny model is
 2.5 times as fast at 16 slots as one pool of cells for all (kv_unified). llama.cpp then computes only sequences
 with consecutive numbers together, so a batch is in the order of its slots, and these lie side by side.
+A prompt is fed apart from the replies under way and never a single token at a time: llama.cpp's CPU kernels round
+one token of a sequence otherwise than several, and a greedy reply would depend on its neighbours (docs/log.md).
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import numpy as np
 from lite.errors import LiteError
 from lite.infer.sampling import greedy, sample
 
-BATCH_TOKENS = 2048  # fed in one llama_decode at most
-MICRO_TOKENS = 256  # computed together; bounds the memory of attention scores
+BATCH_TOKENS = 256  # computed together at most; bounds the memory of attention scores, and how long replies wait
+LEAST_TOKENS = 2  # of a prompt fed together
 WORTH_SHARING = 16  # tokens: fewer are fed again rather than copied or waited for
 NO_TOKENS = np.zeros(0, np.int32)
 
@@ -65,12 +67,6 @@ class Feed:
             logits=pointer(self.wants_logits, ctypes.c_int8),
         )
 
-    def sort(self, size: int) -> None:
-        """Bring the first `size` tokens into the order of their slots."""
-        order = np.argsort(self.slot[:size], kind="stable")
-        for array in (self.token, self.pos, self.slot, self.wants_logits):
-            array[:size] = array[order]
-
 
 class Slots:
     """A llama.cpp context with `num_slots` sequences of up to `num_cells` tokens each."""
@@ -79,8 +75,7 @@ class Slots:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = num_slots * num_cells
         params.n_seq_max = num_slots
-        params.n_batch = min(BATCH_TOKENS, params.n_ctx)
-        params.n_ubatch = MICRO_TOKENS
+        params.n_batch = params.n_ubatch = BATCH_TOKENS
         params.n_threads = params.n_threads_batch = num_threads
         # Flash attention on a CPU rounds by blocks that depend on the batch: greedy text would, too.
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
@@ -131,35 +126,40 @@ class Slots:
         return True
 
     def step(self) -> list[Job]:
-        """Decode one batch: a token of every live slot, and prompts. Return the jobs that ended with it."""
+        """Decode a token of every live slot, and up to BATCH_TOKENS of prompts. Return the jobs that ended."""
         ended = self._drop_cancelled()
-        size = len(self.live)
-        live = np.array(self.live, np.intp)
-        # Beside replies under way a prompt is fed in portions, so that none of them stands still for long.
-        room = min(len(self.feed.token), size + MICRO_TOKENS) if size else len(self.feed.token)
+        going = self._write(ended)
+        room = BATCH_TOKENS
+        for slot in self.feeding.copy():
+            left = len(self.held[slot]) - self.fed[slot]
+            size = left if left <= room else min(room, left - LEAST_TOKENS)
+            if size < min(left, LEAST_TOKENS):
+                break
+            room -= size
+            self._feed(slot, size)
+            if size == left:
+                self.feeding.remove(slot)
+                going += self._take([slot], ended)
+        self.live = sorted(going)
+        return ended
+
+    def _write(self, ended: list[Job]) -> list[int]:
+        """Decode a token of every live slot; return those that go on."""
+        if not self.live:
+            return []
+        size, live = len(self.live), np.array(self.live, np.intp)
         self.feed.token[:size] = self.next[live]
         self.feed.pos[:size] = self.fed[live]
         self.feed.slot[:size] = live
         self.feed.wants_logits[:size] = 1
         self.fed[live] += 1
-        ready = []
-        for slot in self.feeding:
-            size = self._feed_prompt(slot, size, room)
-            if self.fed[slot] == len(self.held[slot]):
-                self.feed.wants_logits[size - 1] = 1
-                ready.append(slot)
-        if not size:
-            return ended
-        if self.feeding:
-            self.feed.sort(size)
         self._decode(size)
-        if ready:
-            self.feeding = [slot for slot in self.feeding if slot not in ready]
-            self.live = sorted(self.live + ready)  # the order of the batch, and of its logits
-        if not self.live:
-            return ended
+        return self._take(self.live, ended)
+
+    def _take(self, slots: list[int], ended: list[Job]) -> list[int]:
+        """Offer each slot the token that the last batch proposes; return the slots that go on."""
         going = []
-        for slot, proposed in zip(self.live, self._choose().tolist(), strict=True):
+        for slot, proposed in zip(slots, self._choose(slots).tolist(), strict=True):
             job = self.jobs[slot]
             token = job.take(proposed)
             place = len(job.prompt) + len(job.ids) - 1  # of this token
@@ -171,8 +171,7 @@ class Slots:
                 self.fed[slot] = place
             self.next[slot] = token
             going.append(slot)
-        self.live = going
-        return ended
+        return going
 
     def _drop_cancelled(self) -> list[Job]:
         """Free the slots whose prompt need not be fed any further."""
@@ -200,23 +199,22 @@ class Slots:
     def _donor(self, prompt: np.ndarray) -> tuple[int, int]:
         """The slot whose cells share the longest beginning with `prompt`, and its length.
 
-        The prompt's last token is always fed, for its logits.
+        The prompt's last tokens are always fed, for their logits.
         """
-        shares = [_common(held[:fed], prompt[:-1]) for held, fed in zip(self.held, self.fed, strict=True)]
+        shares = [_common(held[:fed], prompt[:-LEAST_TOKENS]) for held, fed in zip(self.held, self.fed, strict=True)]
         donor = int(np.argmax(shares))
         return donor, shares[donor]
 
-    def _feed_prompt(self, slot: int, size: int, room: int) -> int:
-        """Put as much of a slot's prompt into the batch as fits; return the batch's new size."""
+    def _feed(self, slot: int, size: int) -> None:
+        """Decode the next `size` tokens of a slot's prompt."""
         begin = int(self.fed[slot])
-        chunk = self.held[slot][begin : begin + room - size]
-        end = size + len(chunk)
-        self.feed.token[size:end] = chunk
-        self.feed.pos[size:end] = np.arange(begin, begin + len(chunk))
-        self.feed.slot[size:end] = slot
-        self.feed.wants_logits[size:end] = 0
-        self.fed[slot] += len(chunk)
-        return end
+        self.feed.token[:size] = self.held[slot][begin : begin + size]
+        self.feed.pos[:size] = np.arange(begin, begin + size)
+        self.feed.slot[:size] = slot
+        self.feed.wants_logits[:size] = 0
+        self.feed.wants_logits[size - 1] = 1
+        self.fed[slot] += size
+        self._decode(size)
 
     def _decode(self, size: int) -> None:
         self.feed.batch.n_tokens = size
@@ -224,14 +222,14 @@ class Slots:
         if code:
             raise LiteError(f"llama.cpp stopped with code {code} while decoding; use a smaller batch")
 
-    def _choose(self) -> np.ndarray:
-        """A token for every live slot from the logits of the last step, which are in the order of the batch."""
-        rows = len(self.live)
+    def _choose(self, slots: list[int]) -> np.ndarray:
+        """A token for each slot from the logits of the last batch, which are in its order."""
+        rows = len(slots)
         logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.context), (rows, self.num_vocab))
         ids = greedy(logits)
-        warm = [row for row, slot in enumerate(self.live) if self.jobs[slot].temperature > 0]
+        warm = [row for row, slot in enumerate(slots) if self.jobs[slot].temperature > 0]
         if warm:
-            jobs = [self.jobs[self.live[row]] for row in warm]
+            jobs = [self.jobs[slots[row]] for row in warm]
             draws, heat, nucleus = (
                 np.array([value(job) for job in jobs])
                 for value in (lambda job: job.draw(), lambda job: job.temperature, lambda job: job.top_p)

@@ -130,16 +130,18 @@ def test_little_context_decodes_fewer_together(path, one_by_one):
         assert engine._loop._slots.num_slots == 2  # of 256 cells
 
 
-def test_a_prompt_longer_than_one_batch_is_fed_in_pieces(path, one_by_one, monkeypatch):
-    monkeypatch.setattr("lite.infer.batch.BATCH_TOKENS", 32)
-    with Engine(path, batch_size=4, num_threads=1) as engine:
+@pytest.mark.parametrize("size", [3, 8, 32])
+def test_a_long_prompt_is_fed_in_portions_and_never_by_single_tokens(path, one_by_one, monkeypatch, size):
+    """One token of a sequence is rounded otherwise than several: its reply would depend on the portions."""
+    portions = []
+    feed = loop.Slots._feed
+    monkeypatch.setattr("lite.infer.batch.BATCH_TOKENS", size)
+    monkeypatch.setattr(
+        loop.Slots, "_feed", lambda self, slot, size: (portions.append(size), feed(self, slot, size))[1]
+    )
+    with Engine(path, batch_size=3, num_threads=1) as engine:
         assert same_texts(engine.generate(ASKS[:9]), one_by_one[:9])
-
-
-def test_beside_replies_a_prompt_is_fed_in_portions(path, one_by_one, monkeypatch):
-    monkeypatch.setattr("lite.infer.batch.MICRO_TOKENS", 8)
-    with Engine(path, batch_size=4, num_threads=1) as engine:
-        assert same_texts(engine.generate(ASKS[:9]), one_by_one[:9])
+    assert 2 <= min(portions) < max(portions) <= size
 
 
 def test_an_interrupted_call_leaves_a_usable_engine(path, one_by_one):
@@ -189,7 +191,7 @@ def test_thinking_that_was_never_opened(engine, monkeypatch, lead):
     thought, said = "12 + 5 <= 17, so 17.", "It is 17."
     ids = engine.model.tokenise(f"{lead}{thought}\n{THINK_CLOSE}\n\n{said}", special=True)
     writes = iter([*ids, *engine.model.lexicon.ends])
-    monkeypatch.setattr(loop.Slots, "_choose", lambda slots: np.array([next(writes)]))
+    monkeypatch.setattr(loop.Slots, "_choose", lambda *_: np.array([next(writes)]))
     stream = engine.submit(ASKS[0])
     written = stream.answer()
     read = engine.read(ASKS[0], ids, seconds=written.seconds, stop="eos")
