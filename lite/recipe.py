@@ -362,7 +362,7 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Re
     try:
         values = yaml.safe_load(text)
     except yaml.YAMLError as fault:
-        raise LiteError(f"{where}: not YAML: {' '.join(str(fault).split())}") from None
+        raise LiteError(f"{where}: not plain YAML: {' '.join(str(fault).split())}; mend that line") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise LiteError(f"{where}: expected key: value lines, got {type(values).__name__}")

@@ -184,8 +184,10 @@ def located_lines(path: Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(handle, start=1):
                 if line.strip():
                     yield f"{path}, line {number}", line
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise LiteError(f"{path}: no such file; check the path") from None
+    except IsADirectoryError:
+        raise LiteError(f"{path}: a folder; a JSONL file is needed") from None
     except UnicodeDecodeError:
         raise LiteError(f"{path}: not UTF-8 text; a JSONL file is needed") from None
 

@@ -152,7 +152,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
             ("sft", "quickstart"),
             "stage sft reads mixture, which is not done in runs/quickstart; run it first",
         ),
-        (("train", "broken.yaml"), "broken.yaml: not YAML"),
+        (("train", "broken.yaml"), "broken.yaml: not plain YAML"),
         (("train", "list.yaml"), "list.yaml: expected key: value lines, got list"),
         (("train", "few.yaml"), "asks for 12 problems (num_eval 4 + num_rl 4 + num_train 4), 1 different"),
         (("train", "none.yaml"), "empty.jsonl: no problems in it"),

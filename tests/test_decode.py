@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lite import decode
 
 
-def test_sampling_keeps_to_the_nucleus():
+@pytest.mark.parametrize("likeliest", [1, 2, 1024])  # too few for the nucleus, just enough, all
+def test_sampling_keeps_to_the_nucleus(monkeypatch, likeliest):
     import torch
 
+    monkeypatch.setattr(decode, "LIKELIEST", likeliest)
     logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().repeat(400, 1)
     drawn = decode.sample(logits, 1.0, 0.7)  # 0.5, then 0.3 which crosses 0.7
     assert set(drawn.tolist()) == {0, 1}

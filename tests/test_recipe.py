@@ -112,8 +112,8 @@ def test_the_last_override_wins():
         ("name: a/b", "name = 'a/b'"),
         ("name: ..", "name = '..'"),
         ("- 1", "recipe: expected key: value lines, got list"),
-        ("a: [", "recipe: not YAML"),
-        ("!!python/object/apply:os.getcwd []", "recipe: not YAML"),
+        ("a: [", "recipe: not plain YAML"),
+        ("!!python/object/apply:os.getcwd []", "recipe: not plain YAML"),
     ],
 )
 def test_faults(text, message):

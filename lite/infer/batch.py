@@ -20,7 +20,7 @@ import numpy as np
 from lite.errors import LiteError
 from lite.infer.sampling import greedy, sample
 
-BATCH_TOKENS = 256  # computed together at most; bounds the memory of attention scores, and how long replies wait
+BATCH_TOKENS = 256  # computed together, at most; bounds memory, and how long replies wait
 LEAST_TOKENS = 2  # of a prompt fed together
 WORTH_SHARING = 16  # tokens: fewer are fed again rather than copied or waited for
 NO_TOKENS = np.zeros(0, np.int32)
@@ -201,7 +201,9 @@ class Slots:
 
         The prompt's last tokens are always fed, for their logits.
         """
-        shares = [_common(held[:fed], prompt[:-LEAST_TOKENS]) for held, fed in zip(self.held, self.fed, strict=True)]
+        shares = [
+            _common(held[:fed], prompt[:-LEAST_TOKENS]) for held, fed in zip(self.held, self.fed, strict=True)
+        ]
         donor = int(np.argmax(shares))
         return donor, shares[donor]
 
