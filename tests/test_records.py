@@ -91,7 +91,7 @@ def test_a_bad_line_is_named(tmp_path, line, message):
 def test_a_file_that_is_none(tmp_path):
     with pytest.raises(LiteError, match="no such file"):
         read_records(tmp_path / "nix.jsonl", Problem)
-    with pytest.raises(LiteError, match="no such file"):
+    with pytest.raises(LiteError, match="a folder"):
         read_records(tmp_path, Problem)
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(LiteError, match="not UTF-8"):
