@@ -5,8 +5,9 @@ what another slot has already decoded copies those cells (`llama_memory_seq_cp`)
 Every slot has KV cells of its own: attention then looks at one reply at a time, which on a tiny model is
 2.5 times as fast at 16 slots as one pool of cells for all (kv_unified). llama.cpp then computes only sequences
 with consecutive numbers together, so a batch is in the order of its slots, and these lie side by side.
-A prompt is fed apart from the replies under way and never a single token at a time: llama.cpp's CPU kernels round
-one token of a sequence otherwise than several, and a greedy reply would depend on its neighbours (docs/log.md).
+A prompt is fed apart from the replies under way, in the same portions whatever these are, and never a single
+token at a time: llama.cpp's x86 kernels round one token of a sequence otherwise than several, and a greedy reply
+would depend on its neighbours. For the same reason only prompts are shared, not replies (docs/log.md).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import numpy as np
 from lite.errors import LiteError
 from lite.infer.sampling import greedy, sample
 
-BATCH_TOKENS = 256  # computed together, at most; bounds memory, and how long replies wait
+BATCH_TOKENS = (
+    256  # computed together, at most; bounds the memory of attention scores. As many slots are possible
+)
 LEAST_TOKENS = 2  # of a prompt fed together
 WORTH_SHARING = 16  # tokens: fewer are fed again rather than copied or waited for
 NO_TOKENS = np.zeros(0, np.int32)
@@ -126,15 +129,14 @@ class Slots:
         return True
 
     def step(self) -> list[Job]:
-        """Decode a token of every live slot, and up to BATCH_TOKENS of prompts. Return the jobs that ended."""
+        """Decode a token of every live slot, and prompts of BATCH_TOKENS or a little more. Return the jobs that ended."""
         ended = self._drop_cancelled()
         going = self._write(ended)
         room = BATCH_TOKENS
-        for slot in self.feeding.copy():
+        while self.feeding and room > 0:
+            slot = self.feeding[0]
             left = len(self.held[slot]) - self.fed[slot]
-            size = left if left <= room else min(room, left - LEAST_TOKENS)
-            if size < min(left, LEAST_TOKENS):
-                break
+            size = left if left <= BATCH_TOKENS else min(BATCH_TOKENS, left - LEAST_TOKENS)
             room -= size
             self._feed(slot, size)
             if size == left:
@@ -183,9 +185,7 @@ class Slots:
 
     def _release(self, slot: int) -> Job:
         job, self.jobs[slot] = self.jobs[slot], None
-        written = job.ids[:-1][: self.fed[slot] - len(self.held[slot])]  # the last may not have been fed
-        self.held[slot] = np.concatenate([self.held[slot], np.array(written, np.int32)])
-        self.fed[slot] = len(self.held[slot])
+        self.fed[slot] = min(self.fed[slot], len(self.held[slot]))  # a reply's cells are not shared
         self.free.append(slot)
         return job
 
