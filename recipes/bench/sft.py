@@ -113,6 +113,7 @@ def plain(rows: list[Row], model: str, config: Sft, seed: int, folder: str, in_o
             warmup_steps=config.warmup,
             weight_decay=0.0,
             max_length=None,
+            completion_only_loss=True,  # not by itself where rows come as ids
             gradient_checkpointing=False,
             train_sampling_strategy="sequential" if in_our_order else "random",
             save_strategy="no",
