@@ -15,9 +15,7 @@ def sample(logits, temperature: float, top_p: float):
     if temperature == 0:
         return logits.argmax(-1)
     everything = torch.softmax(logits.float() / temperature, -1)
-    probs, ids = everything.topk(
-        min(LIKELIEST, logits.shape[-1])
-    )  # sorting a large vocabulary costs a step's time
+    probs, ids = everything.topk(min(LIKELIEST, logits.shape[-1]))  # to sort a large vocabulary is slow
     if probs.sum(-1).min() < top_p:
         probs, ids = everything.sort(-1, descending=True)
     before = probs.cumsum(-1) - probs  # (B, V) probability of all likelier ids

@@ -21,9 +21,7 @@ import numpy as np
 from lite.errors import LiteError
 from lite.infer.sampling import greedy, sample
 
-BATCH_TOKENS = (
-    256  # computed together, at most; bounds the memory of attention scores. As many slots are possible
-)
+BATCH_TOKENS = 256  # computed together, at most: bounds the memory of attention scores; no fewer than slots
 LEAST_TOKENS = 2  # of a prompt fed together
 WORTH_SHARING = 16  # tokens: fewer are fed again rather than copied or waited for
 NO_TOKENS = np.zeros(0, np.int32)
