@@ -51,8 +51,10 @@ _OPENERS, _CLOSERS = (
     "([{\"'\u201c\u2018*_",
     ".,;:!?)]}\"'\u201d\u2019*_\u2026" + "\u3002\uff0c\uff01\uff1f\uff1b\uff1a\uff09",
 )
+_ABBREVIATED = re.compile(r"(?:sq|ft|in|yds?|lbs?|oz|gal|hrs?|mins?|secs?)\.")
 _PAUSE = re.compile(r"[.,;:!?\u2026\u3002\uff0c\uff01\uff1f\uff1b\uff1a][)\]}\"'\u201d\u2019*_]*$")
-_NUMBER = re.compile(r"[-+\u2212\u2013\u00b1~\u2248]?(?:\\?[$\u20ac\u00a3\u00a5])?[-+\u2212]?\.?\d")
+_CURRENCY = r"\\?[$\u20ac\u00a3\u00a5\u00a2\u20b9]"
+_NUMBER = re.compile(rf"[-+\u2212\u2013\u00b1~\u2248]?(?:{_CURRENCY})?[-+\u2212]?\.?\d")
 _RATIO = re.compile(r"[-+\u2212]?\d[\d,.]*(?:[/:]\d[\d,.]*)+[A-Za-z%]*")  # 3/4, 2:1, 12/5/2024
 _RELATIONS = "=\u2248\u2260\u2264\u2265\u221d"
 _EQUATION = re.compile(
@@ -61,9 +63,19 @@ _EQUATION = re.compile(
     r"(?:[$(\[{]*\d|[A-Za-z](?![A-Za-z])|[(\\])"
 )
 _VARIABLE = re.compile(r"[A-Za-z\u03b1-\u03c9](?:\d|_\w|_\{\w+\}|')?|\w+\(\S*\)")  # x, x_1, f(x)
-_BINDS_WORDS = re.compile(rf"[{_RELATIONS}]|==|:=|<=|>=|!=|\u00d7|\u00f7")  # Area = length × width
+_BINDS_WORDS = re.compile(  # Area = length × width; =$ 5
+    rf"(?:[{_RELATIONS}]|==|:=|<=|>=|!=|\u00d7|\u00f7)(?:{_CURRENCY})?"
+)
 _SIGNS = ("-", "+", "\u2212", "\u00b1")
+_TIMES = ("x", "X")
+_OPERAND_WORDS = 8  # between a number and the operator behind what it counts: 8 slices of a pizza * 2
 _BINDS_MATH = re.compile(r"[-+*/^<>\u2212\u2013\u00b7\u00b1]")
+_ENDS_OPEN = re.compile(
+    rf"[\w)\]}}%][{_RELATIONS}*/+^<>\u00d7\u00f7\u00b7\u2212-]$|\d[xX]$|^[(\[]+$"
+)  # 8*4=, 60x, (
+_BEGINS_OPEN = re.compile(  # =32, -5, x4, minutes/10, )
+    rf"[{_RELATIONS}*/+^<>\u00d7\u00f7\u00b7\u2212-]\W?[\w.]|[A-Za-z/]+\)*[*/+=\u00d7\u00f7](?:\W?[\d.]|$)|[xX]\W?\d|[)\]]+$"
+)
 _MEASURE = re.compile(
     r"%|\u00b0[CF]?|percent|degrees?|dollars?|cents?|euros?|pounds?|hundred|thousand|million|billion|trillion"
     r"|(?:k|c|m|n|\u00b5|d)?(?:m|g|l|L|s|W|V|A|Hz)(?:[\u00b2\u00b3]|\^?[23])?"
@@ -94,6 +106,10 @@ def _is_operator(chunk: str) -> bool:
     return bool(_BINDS_WORDS.fullmatch(chunk) or _BINDS_MATH.fullmatch(chunk))
 
 
+def _stands_before_number(chunk: str) -> bool:
+    return _is_operator(chunk) or bool(re.fullmatch(rf"{_CURRENCY}|[(\[]", chunk))
+
+
 class _Chunks:
     """The chunks of a text and which of them hold together."""
 
@@ -118,45 +134,77 @@ class _Chunks:
         """Whether a bond may cross the gap after chunk i: no pause before it, no new line in it (or one)."""
         return (
             0 <= i < len(self.gaps)
-            and not _PAUSE.search(self.chunks[i])
+            and (not _PAUSE.search(self.chunks[i]) or bool(_ABBREVIATED.fullmatch(self.chunks[i])))
             and self.gaps[i].count("\n") <= (1 if lines else 0)
         )
 
+    def operand(self, i: int) -> int | None:
+        """Where the operand before chunk i begins: a variable, or a number or formula with the words that count it."""
+        if self.reaches(i - 1) and self.is_math(i - 1):
+            return i - 1
+        for j in range(i - 1, max(i - 2 - _OPERAND_WORDS, -1), -1):
+            if not self.reaches(j):
+                return None
+            if self.kinds[j] != "word":
+                return j
+        return None
+
+    def bind(self, first: int, last: int) -> None:
+        """Make one unit of chunks first ... last."""
+        self.glued[first:last] = [True] * (last - first)
+
     def bind_operator(self, i: int) -> None:
-        """Hold an operator that stands alone to its operands."""
+        """Hold an operator to its operands: one that stands alone, or that ends or begins a chunk."""
         chunk, last = self.chunks[i], len(self.chunks) - 1
-        after = i + 2 if i < last and _is_operator(self.chunks[i + 1]) else i + 1  # x = - 3
-        if _BINDS_WORDS.fullmatch(chunk):
-            left = self.reaches(i - 1, lines=True) and not _is_operator(self.chunks[i - 1])
-            right = self.reaches(i)
-        elif _BINDS_MATH.fullmatch(chunk):
-            right = self.reaches(i) and self.is_math(after)
-            counted = self.is_number(i - 2) and self.reaches(i - 2)  # 3 apples + 2 apples
-            left = right and self.reaches(i - 1) and (self.is_math(i - 1) or counted)
-            right = right and (left or chunk in _SIGNS)
-        else:
+        if not _is_operator(chunk) and chunk not in _TIMES:
+            self.bind_part(i)
             return
-        if left:
-            self.glued[i - 1] = True
-            if self.kinds[i - 1] == "word" and self.is_number(i - 2) and self.reaches(i - 2):
-                self.glued[i - 2] = True
+        after = i + 2 if i < last and _stands_before_number(self.chunks[i + 1]) else i + 1  # x = - 3, 9 x $ 2
+        begin = self.operand(i)
+        if _BINDS_WORDS.fullmatch(chunk):
+            right = self.reaches(i)
+            if begin is None and self.reaches(i - 1, lines=True) and not _is_operator(self.chunks[i - 1]):
+                begin = i - 1
+        else:
+            words = (
+                chunk in "*/\u00b7" and begin is not None and self.kinds[begin] != "word"
+            )  # 12 cookies / box
+            right = self.reaches(i) and (self.is_math(after) or (words and after <= last))
+            begin = begin if right else None
+            right = right and (begin is not None or chunk in _SIGNS)
+        if begin is not None:
+            self.bind(begin, i)
         if right:
             self.glued[i] = True
-        if left or right:
-            self.kinds[i] = "number" if chunk in _SIGNS and not left and self.is_number(after) else "formula"
+        if begin is not None or right:
+            signed = chunk in _SIGNS and begin is None and self.is_number(after)
+            self.kinds[i] = "number" if signed else "formula"
+
+    def bind_part(self, i: int) -> None:
+        """Hold a chunk such as `8*4=`, `=32`, `-5` or `minutes/10` to what its operator needs."""
+        chunk = self.chunks[i]
+        if _ENDS_OPEN.search(chunk) and self.reaches(i) and self.is_math(i + 1):
+            self.glued[i] = True
+            self.kinds[i] = "formula"
+        if _BEGINS_OPEN.match(chunk):
+            begin = self.operand(i)
+            if begin is not None and self.kinds[begin] != "word":
+                self.bind(begin, i)
+                self.kinds[i] = "formula"
 
     def bind_number(self, i: int) -> None:
         """Hold a number to what follows and belongs to it."""
         if not self.reaches(i):
             return
         this, following = self.chunks[i], self.chunks[i + 1]
-        if this in ("$", "\u20ac", "\u00a3", "\u00a5", "\\$"):
-            self.glued[i] |= self.is_number(i + 1)
-            self.kinds[i] = "number" if self.is_number(i + 1) else self.kinds[i]
-        elif following in ("x", "X", ":"):  # 3 x 4, 2 : 1
+        if re.fullmatch(_CURRENCY, this):
+            if self.kinds[i + 1] != "word":
+                self.glued[i] = True
+                self.kinds[i] = "number"
+        elif following == ":":  # 2 : 1
             if self.is_number(i) and self.is_number(i + 2) and "\n" not in self.gaps[i + 1]:
-                self.glued[i] = self.glued[i + 1] = True
-                self.kinds[i + 1] = "number" if following == ":" else "formula"
+                self.bind(i, i + 2)
+                self.kinds[i + 1] = "number"
         elif self.kinds[i] == "word":
             return
         elif _MEASURE.fullmatch(following.rstrip(_CLOSERS)):
