@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lite import backend
+from lite import backend, pretrained
 from lite.errors import LiteError
 from lite.progress import progress
 from lite.records import atomic_folder
@@ -39,10 +39,10 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
     weights = backend.adapter_file(adapter)
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(adapter)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype), low_cpu_mem_usage=True)
+    tokenizer = pretrained.load_tokenizer(adapter, f"adapter {adapter}")
+    model = pretrained.load_model(AutoModelForCausalLM, base, f"model {base!r}", dtype=getattr(torch, dtype))
     num_base = model.get_input_embeddings().num_embeddings
     num_rows = _num_rows(weights, len(tokenizer), num_base)
     if num_rows != num_base:

@@ -15,7 +15,7 @@ import numpy as np
 from export import selfcheck, vocab
 from export.selfcheck import QUESTION, render, token_ids
 from export.template import has_dial
-from lite import backend, calibration, gguf_model
+from lite import backend, calibration, gguf_model, pretrained
 from lite.errors import LiteError
 from lite.tokens import BASE, CONTROL_TOKENS, MODES, POLICY, THINK_CLOSE, THINK_OPEN, encode_prompt
 
@@ -64,11 +64,11 @@ class Sample:
 def reference(folder: Path) -> tuple[Any, list[Sample]]:
     """The tokenizer of a Hugging Face folder and its greedy replies, in float32 on the CPU."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     backend.unpatch(tuple(gguf_model.SHAPES))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = pretrained.load_tokenizer(folder, str(folder))
+    model = pretrained.load_model(AutoModelForCausalLM, folder, str(folder), dtype=torch.float32).eval()
     modes = [BASE] * 3 if CONTROL_TOKENS[0] not in tokenizer.get_vocab() else ["0.2", "0.8", POLICY]
     samples = []
     with torch.inference_mode():

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lite import pretrained
 from lite.decode import decode
 from lite.errors import LiteError
 from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, without_opened_think
@@ -103,15 +104,9 @@ def load_tokenizer(model: str):
     Its template opens no think span: the reply does that, see `tokens.without_opened_think`.
     """
     prepare()
-    from transformers import AddedToken, AutoTokenizer
+    from transformers import AddedToken
 
-    name = resolve(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as fault:
-        raise LiteError(
-            f"model {model!r}: no tokenizer could be loaded ({str(fault).splitlines()[0]})"
-        ) from None
+    tokenizer = pretrained.load_tokenizer(resolve(model), f"model {model!r}: tokenizer")
     tokenizer.add_tokens(
         [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS], special_tokens=True
     )
@@ -130,23 +125,22 @@ def control_ids(tokenizer) -> list[int]:
 def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool):
     """The base model with a row for every token; ties are kept."""
     import torch
-    from transformers import AutoConfig
     from unsloth import FastLanguageModel
 
-    name = resolve(model)
-    try:
-        # Asked for more than the model was trained on, Unsloth on CUDA stretches its RoPE: another model.
-        window = getattr(AutoConfig.from_pretrained(name), "max_position_embeddings", max_tokens)
+    name, what = resolve(model), f"model {model!r}"
+    pretrained.check_weights(name, what)
+    # Asked for more than the model was trained on, Unsloth on CUDA stretches its RoPE: another model.
+    window = getattr(pretrained.load_config(name, what), "max_position_embeddings", max_tokens)
+    with pretrained.reported(what):
         with _quiet():
             base, _ = FastLanguageModel.from_pretrained(
                 name,
                 max_seq_length=min(max_tokens, window),
+                trust_remote_code=False,
                 dtype=None,  # bf16 where the hardware has it
                 load_in_4bit=four_bit,
                 use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
             )
-    except (OSError, ValueError) as fault:
-        raise LiteError(f"model {model!r}: could not be loaded ({str(fault).splitlines()[0]})") from None
     rows = base.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:  # most bases have spare rows; then nothing is resized
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)

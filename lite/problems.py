@@ -50,8 +50,12 @@ def _text(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
     """The first of the columns that holds anything, as text."""
     for name in columns:
         value = row.get(name)
-        if isinstance(value, (bool, list, dict)) or (isinstance(value, float) and not math.isfinite(value)):
-            raise LiteError(f"{where}: {name} = {json.dumps(value)[:60]}: expected text or a number")
+        if isinstance(value, (bool, bytes, list, dict)) or (
+            isinstance(value, float) and not math.isfinite(value)
+        ):
+            raise LiteError(
+                f"{where}: {name} = {json.dumps(value, default=repr)[:60]}: expected text or a number"
+            )
         if isinstance(value, str) and (half := _HALF.search(value)):
             raise LiteError(
                 f"{where}: {name} has half a character, {half[0]!r}; write the whole one, or none"

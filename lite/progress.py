@@ -19,7 +19,9 @@ from rich.progress import (
 
 from lite import ranks
 
-console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not ranks.is_main())
+console = Console(
+    stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False, quiet=not ranks.is_main()
+)
 LINE_SECONDS = 15.0
 
 

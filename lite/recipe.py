@@ -12,6 +12,7 @@ import difflib
 import itertools
 import math
 import re
+import reprlib
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,13 @@ import yaml
 from lite.endpoint import base_url
 from lite.errors import LiteError
 from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
+
+_NOT_YAML = (
+    yaml.YAMLError,
+    ValueError,
+    KeyError,
+    RecursionError,
+)  # a date that is none, `!!bool abc`, 3,000 brackets
 
 
 def _require(ok: bool, message: str) -> None:
@@ -320,6 +328,11 @@ class Recipe:
         )
 
 
+def _shown(value: Any) -> str:
+    """A value for a message; of an endless one the beginning."""
+    return reprlib.repr(value)
+
+
 def _convert(value: Any, kind: Any, where: str) -> Any:
     """Fit one YAML value to a field's type, or say what was expected."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -327,11 +340,11 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return Source(value)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
-            raise LiteError(f"{where} = {value!r}: expected a section of key: value lines")
+            raise LiteError(f"{where} = {_shown(value)}: expected a section of key: value lines")
         return build(kind, value, where)
     if origin is Literal:
         if value not in arguments:
-            raise LiteError(f"{where} = {value!r}: must be one of {', '.join(map(str, arguments))}")
+            raise LiteError(f"{where} = {_shown(value)}: must be one of {', '.join(map(str, arguments))}")
         return value
     if origin is tuple:
         if arguments[0] is Source and isinstance(value, (str, Mapping)):
@@ -339,7 +352,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         if arguments[0] is float and isinstance(value, (int, float)):
             value = [value]
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise LiteError(f"{where} = {value!r}: expected a list, such as [a, b]")
+            raise LiteError(f"{where} = {_shown(value)}: expected a list, such as [a, b]")
         return tuple(_convert(item, arguments[0], where) for item in value)
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
@@ -347,7 +360,7 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         with contextlib.suppress(ValueError, OverflowError):  # YAML reads 2e-5 as text
             value = float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise LiteError(f"{where} = {value!r}: expected {kind.__name__}, got {type(value).__name__}")
+        raise LiteError(f"{where} = {_shown(value)}: expected {kind.__name__}, got {type(value).__name__}")
     return value
 
 
@@ -371,8 +384,9 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Re
     """A recipe from YAML text and `key.sub=value` overrides (values are YAML, too)."""
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError as fault:
-        raise LiteError(f"{where}: not plain YAML: {' '.join(str(fault).split())}; mend that line") from None
+    except _NOT_YAML as fault:
+        reason = " ".join(str(fault).split())[:300]
+        raise LiteError(f"{where}: not plain YAML: {reason}; mend that line") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise LiteError(f"{where}: expected key: value lines, got {type(values).__name__}")
@@ -388,7 +402,7 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Re
                 raise LiteError(f"--set {override}: {section} is not a section")
         try:
             target[key] = yaml.safe_load(raw)
-        except yaml.YAMLError:
+        except _NOT_YAML:
             raise LiteError(f"--set {override}: {raw!r} is not a YAML value") from None
     return build(Recipe, values)
 

@@ -225,7 +225,8 @@ class PlainTokenizer:
     def _text(self, name: str) -> str:
         """A special token of the settings, which spell it as text or as an object."""
         token = self.settings.get(name)
-        return (token.get("content") if isinstance(token, dict) else token) or ""
+        token = token.get("content") if isinstance(token, dict) else token
+        return token if isinstance(token, str) else ""
 
     def encode(
         self, text: str, add_special_tokens: bool = False, split_special_tokens: bool = False
@@ -259,5 +260,5 @@ class PlainTokenizer:
                 bos_token=self._text("bos_token"),
                 eos_token=self.eos_token,
             )
-        except (TemplateError, TypeError) as fault:
+        except (TemplateError, TypeError, ArithmeticError, RecursionError) as fault:
             raise LiteError(f"the model's chat template fails ({fault}); give a chat model") from None

@@ -80,10 +80,12 @@ def _parquet(path: Path) -> list[Row]:
     except ImportError:
         raise LiteError(f"{path}: Parquet needs pyarrow; install extra-cot-lite[train]") from None
     try:
-        table = parquet.read_table(path)
-    except (OSError, ValueError) as fault:
-        raise LiteError(f"{path}: not a Parquet file ({str(fault).splitlines()[0][:80]})") from None
-    return [(f"{path}, row {number}", row) for number, row in enumerate(table.to_pylist())]
+        rows = parquet.read_table(path).to_pylist()
+    except Exception as fault:  # whatever its values make pyarrow and the modules of dates raise
+        raise LiteError(
+            f"{path}: not a Parquet file that can be read ({(str(fault).splitlines() or [''])[0][:80]})"
+        ) from None
+    return [(f"{path}, row {number}", row) for number, row in enumerate(rows)]
 
 
 def _hub(name: str, repository: str, config: str, split: str) -> _HubRows:

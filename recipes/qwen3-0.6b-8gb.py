@@ -7,9 +7,11 @@ what it should take.
     python qwen3-0.6b-8gb.py
 """
 
+import sys
 from pathlib import Path
 
 from lite import recipe, recipes, stages
+from lite.errors import LiteError
 
 NAME = "qwen3-0.6b-8gb"
 CHANGES = [  # any key of the recipe
@@ -21,6 +23,9 @@ CHANGES = [  # any key of the recipe
 ]
 
 if __name__ == "__main__":
-    run = stages.train(recipe.load(recipes.find(NAME), CHANGES), Path("runs") / NAME)
+    try:
+        run = stages.train(recipe.load(recipes.find(NAME), CHANGES), Path("runs") / NAME)
+    except LiteError as fault:
+        sys.exit(f"error: {fault}")
     print(run.path("evaluate", "report.md").read_text(encoding="utf-8"))
     print(f"model: {run.gguf('policy')}")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 from lite.errors import LiteError
@@ -64,4 +65,7 @@ def make_folder(gguf: Path, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("out", type=Path, help="the folder to write")
-    make_folder(packaged_gguf(), parser.parse_args().out)
+    try:
+        make_folder(packaged_gguf(), parser.parse_args().out)
+    except LiteError as fault:
+        sys.exit(f"error: {fault}")

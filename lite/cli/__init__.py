@@ -44,17 +44,22 @@ def _top(
     pass
 
 
+LONGEST = 2000  # characters of a message
 UsageError = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
 
 
 def _fail(message: str) -> None:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    text = " ".join(message.split())
+    print("error:", text if len(text) <= LONGEST else f"{text[:LONGEST]} ...", file=sys.stderr)
     sys.exit(2)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The console entry: a fault a user can mend is one line on stderr and exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, for as long as the process lives
     try:
         code = app(arguments or ["--help"], prog_name="lite", standalone_mode=False)
         sys.stdout.flush()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lite import backend, recipe
+from lite import backend, pretrained, recipe
 from lite.compress.select import owners
 from lite.compress.units import segment
 from lite.errors import LiteError
@@ -133,20 +133,16 @@ class CompressorModel:
         """The encoder of a recipe, before training; `base` gives the tokenizer of "tiny"."""
         backend.prepare()
         import torch
-        from transformers import AutoModelForTokenClassification, AutoTokenizer
+        from transformers import AutoModelForTokenClassification
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if config.encoder == "tiny":
             return cls.tiny(backend.load_tokenizer(base), config.max_tokens, device)
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(config.encoder)
-            model = AutoModelForTokenClassification.from_pretrained(config.encoder, num_labels=2)
-        except (OSError, ValueError) as fault:
-            raise LiteError(
-                f"compressor.encoder = {config.encoder!r}: could not be loaded ({str(fault).splitlines()[0]})"
-            ) from None
-        if not tokenizer.is_fast:
-            raise LiteError(f"compressor.encoder = {config.encoder!r}: has no fast tokenizer; choose another")
+        what = f"compressor.encoder = {config.encoder!r}"
+        tokenizer = pretrained.load_tokenizer(config.encoder, what)
+        model = pretrained.load_model(
+            AutoModelForTokenClassification, config.encoder, what, new_head=True, num_labels=2
+        )
         return cls(model.to(device), tokenizer, config.max_tokens)
 
     @classmethod
@@ -171,17 +167,21 @@ class CompressorModel:
 
     @classmethod
     def load(cls, folder: Path) -> CompressorModel:
-        """Load what the stage saved."""
+        """Load what the stage saved. Raises LiteError where it is not that."""
         import torch
-        from transformers import AutoModelForTokenClassification, AutoTokenizer
+        from transformers import AutoModelForTokenClassification
 
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model = AutoModelForTokenClassification.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as fault:
+        for name in ("config.json", "tokenizer.json"):
+            if not (folder / name).is_file():
+                raise LiteError(
+                    f"{folder}: no compressor there (no {name}); name a run's folder, or run its stage"
+                )
+        tokenizer = pretrained.load_tokenizer(folder, f"compressor {folder}")
+        model = pretrained.load_model(AutoModelForTokenClassification, folder, f"compressor {folder}")
+        if model.config.num_labels != 2:
             raise LiteError(
-                f"{folder}: no compressor there ({str(fault).splitlines()[0]}); run its stage"
-            ) from None
+                f"{folder}: no compressor there ({model.config.num_labels} labels, not KEEP and DROP)"
+            )
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device).eval(), tokenizer, model.config.max_position_embeddings)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import recipe
+from lite import pretrained, recipe
 from lite.compress.compress import cohere, compress, encoder
 from lite.compress.compressor import CompressorModel
 from lite.errors import LiteError
@@ -78,24 +78,16 @@ def shorten_file(
         cot = chain.think or chain.cot or chain.text
         if not isinstance(cot, str) or not cot.strip() or not isinstance(chain.question, str):
             raise LiteError(f"{where}: no chain of thought; give it as text under think, cot or text")
-        ids.append(str(number if chain.id == "" else chain.id))
+        id = str(number if chain.id == "" else chain.id)
+        try:
+            f"{id}{chain.question}{cot}".encode()
+        except UnicodeEncodeError:  # a lone surrogate
+            raise LiteError(f"{where}: has half a character; write the whole one, or none") from None
+        ids.append(id)
         questions.append(chain.question)
         cots.append(cot)
     if not cots:
         raise LiteError(f"{source}: no chains of thought in it; write one JSON object per line")
     compressor = load(folder)
-    counted = None if tokenizer is None else load_tokenizer(tokenizer)
+    counted = None if tokenizer is None else pretrained.load_tokenizer(tokenizer, f"tokenizer {tokenizer!r}")
     yield from shorten(compressor, cots, questions, ratios, ids=ids, tokenizer=counted)
-
-
-def load_tokenizer(name: str):
-    """A fast Hugging Face tokenizer. Raises LiteError where there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        found = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as fault:
-        raise LiteError(f"tokenizer {name!r}: could not be loaded ({str(fault).splitlines()[0]})") from None
-    if not found.is_fast:
-        raise LiteError(f"tokenizer {name!r}: gives no offsets; name a model with a fast tokenizer")
-    return found

@@ -217,7 +217,7 @@ def _usage(reply: dict[str, Any]) -> tuple[int, int]:
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    return tuple(count if type(count) is int and count > 0 else 0 for count in counts)  # type: ignore[return-value]
+    return tuple(count if type(count) is int and 0 < count < 10**9 else 0 for count in counts)  # type: ignore[return-value]
 
 
 class Spent:

@@ -68,6 +68,7 @@ _BINDS_WORDS = re.compile(  # Area = length × width; =$ 5
 )
 _SIGNS = ("-", "+", "\u2212", "\u00b1")
 _TIMES = ("x", "X")
+_LONGEST = 400  # characters of a chunk that are looked at: the patterns' time grows with their square
 _OPERAND_WORDS = 8  # between a number and the operator behind what it counts: 8 slices of a pizza * 2
 _BINDS_MATH = re.compile(r"[-+*/^<>\u2212\u2013\u00b7\u00b1]")
 _ENDS_OPEN = re.compile(
@@ -86,8 +87,8 @@ _MEASURE = re.compile(
 
 
 def _core(chunk: str) -> str:
-    """A chunk without the brackets, quotes and punctuation around it."""
-    return chunk.lstrip(_OPENERS).rstrip(_CLOSERS)
+    """A chunk without the brackets, quotes and punctuation around it; of an endless one the beginning."""
+    return chunk.lstrip(_OPENERS).rstrip(_CLOSERS)[:_LONGEST]
 
 
 def _kind(chunk: str) -> Literal["formula", "number", "word"]:

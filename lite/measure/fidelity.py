@@ -24,12 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from lite import backend, recipe
+from lite import backend, pretrained, recipe
 from lite.compress.compress import choose, cohere, encoder
 from lite.compress.compressor import CompressorModel
 from lite.compress.controls import rule_scores, self_information
 from lite.compress.cut import load as load_compressor
-from lite.compress.cut import load_tokenizer
 from lite.compress.scoring import Scored, log_p
 from lite.compress.select import join, random_scores
 from lite.compress.units import segment
@@ -116,13 +115,10 @@ class Judge:
         from transformers import AutoModelForCausalLM
 
         cuda = torch.cuda.is_available()
-        tokenizer = load_tokenizer(backend.resolve(name))
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                backend.resolve(name), dtype="auto" if cuda else torch.float32
-            )
-        except (OSError, ValueError) as fault:
-            raise LiteError(f"model {name!r}: could not be loaded ({str(fault).splitlines()[0]})") from None
+        folder, what = backend.resolve(name), f"model {name!r}"
+        tokenizer = pretrained.load_tokenizer(folder, what)
+        dtype = "auto" if cuda else torch.float32
+        model = pretrained.load_model(AutoModelForCausalLM, folder, what, dtype=dtype)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         return cls(model.to("cuda" if cuda else "cpu").eval(), tokenizer)

@@ -155,7 +155,7 @@ def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
     ).all()
     assert tuple(estimates) == NAMES
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(recipes.dump(recipe))
     console.print(_describe(recipe.model, shape))
     for row in rows if tokenizer else ():

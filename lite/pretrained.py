@@ -1,0 +1,73 @@
+"""Models and tokenizers of Hugging Face, from a folder or the Hub: the one place that loads them, but for Unsloth's.
+
+No code that lies beside weights runs, weights are safetensors, and all of a model's weights are there: transformers
+would ask whether to run the code, read pickles, and fill what is missing with random numbers. Whatever a damaged folder
+makes transformers raise becomes a LiteError of one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lite.errors import LiteError
+
+
+@contextlib.contextmanager
+def reported(what: str) -> Iterator[None]:
+    """Turn any fault inside into a LiteError that begins with `what`."""
+    try:
+        yield
+    except LiteError:
+        raise
+    except Exception as fault:  # transformers raises what its parts raise, from KeyError to SafetensorError
+        lines = str(fault).strip().splitlines() or [""]
+        reason = (
+            lines[0] if isinstance(fault, (OSError, ValueError)) else f"{type(fault).__name__}: {lines[0]}"
+        )
+        raise LiteError(f"{what}: could not be loaded ({reason[:300]})") from None
+
+
+def check_weights(name: str | Path, what: str) -> None:
+    """Raise LiteError where a folder holds weights in no safetensors file."""
+    if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
+        raise LiteError(
+            f"{what}: no .safetensors file in {name}; other forms of weights are not read, convert them"
+        )
+
+
+def load_tokenizer(name: str | Path, what: str) -> Any:
+    """A tokenizer. Raises LiteError, which begins with `what`, where there is none or it is no fast one."""
+    from transformers import AutoTokenizer
+
+    with reported(what):
+        found = AutoTokenizer.from_pretrained(str(name), trust_remote_code=False)
+    if not found.is_fast:
+        raise LiteError(f"{what}: its tokenizer gives no offsets; name a model with a fast one")
+    return found
+
+
+def load_config(name: str | Path, what: str) -> Any:
+    """A model's configuration. Raises LiteError."""
+    from transformers import AutoConfig
+
+    with reported(what):
+        return AutoConfig.from_pretrained(str(name), trust_remote_code=False)
+
+
+def load_model(auto: Any, name: str | Path, what: str, *, new_head: bool = False, **more: Any) -> Any:
+    """A model of the class `auto` of transformers; `more` goes to its from_pretrained.
+
+    `new_head`: weights that the folder lacks may start at random. Raises LiteError.
+    """
+    check_weights(name, what)
+    with reported(what):
+        model, info = auto.from_pretrained(
+            str(name), trust_remote_code=False, use_safetensors=True, output_loading_info=True, **more
+        )
+    wrong = sorted(map(str, info["mismatched_keys"])) + ([] if new_head else sorted(info["missing_keys"]))
+    if wrong:
+        raise LiteError(f"{what}: {len(wrong)} weights are missing or of another shape, such as {wrong[0]}")
+    return model
