@@ -99,8 +99,7 @@ def focal_loss(logits, labels, weights, gamma: float):
     log_p = torch.log_softmax(logits[seen].float(), dim=-1)  # (N, 2)
     keep = labels[seen].float()
     weight = torch.stack([1 - keep, keep], -1) * weights  # (N, 2)
-    loss = -(weight * (1 - log_p.exp()) ** gamma * log_p).sum(-1)
-    return loss.sum() / weight.sum(-1).sum()
+    return -(weight * (1 - log_p.exp()) ** gamma * log_p).sum() / weight.sum()
 
 
 def _collate(batch: Sequence[Window], pad: int, device):
