@@ -269,8 +269,7 @@ class Planner:
         layer = self.machine.width * (4 * self.shape.hidden_size + 3 * self.shape.intermediate_size)
         logits = 4.0 * min(config.batch_tokens, 4096) * self.shape.vocab_size
         terms = {"weights": self.size, "activations": config.batch_tokens * layer, "logits": logits}
-        passes = LIKELIHOOD_PASSES * (1 + len(config.max_drop)) / 2  # further levels have less to leave out
-        tokens = num * passes * (self.lengths.mean_reply + self.lengths.mean_prompt)
+        tokens = num * LIKELIHOOD_PASSES * (self.lengths.mean_reply + self.lengths.mean_prompt)
         return self._model(
             terms, 4 * num * self.lengths.mean_reply, 2 * self.shape.num_params * tokens / self.machine.flops
         )

@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import itertools
 import math
 import re
 import reprlib
-import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -113,7 +111,7 @@ class Annotate(Section):
 
     method: Literal["likelihood", "rules", "teacher"] = "likelihood"
     num_traces: Count = 1000  # how many traces are labelled
-    max_drop: tuple[float, ...] = (0.1,)  # likelihood: units that cost fewer nats may go; one label for each
+    max_drop: Positive = 0.1  # likelihood: units that cost less than this many nats may go
     num_rounds: Count = 3  # likelihood: rounds on words, each in smaller groups, before one on formulas
     batch_tokens: Count = 16384  # likelihood: tokens in one forward pass
     endpoint: str = "http://127.0.0.1:8080/v1"  # teacher: an OpenAI-compatible API
@@ -127,12 +125,6 @@ class Annotate(Section):
     def __post_init__(self) -> None:
         super().__post_init__()
         base_url(self.endpoint)
-        drops = self.max_drop
-        _require(
-            bool(drops)
-            and all(0 < a < b < math.inf for a, b in itertools.pairwise([*drops, sys.float_info.max])),
-            f"annotate.max_drop = {list(drops)}: must be one number above 0, or several that rise",
-        )
         _require(
             re.fullmatch(r"[A-Z_][A-Z0-9_]*|", self.key_env) is not None,  # what is no name may be a key
             "annotate.key_env: must be the name of an environment variable in capitals, such as OPENAI_API_KEY;"
@@ -348,8 +340,6 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         return value
     if origin is tuple:
         if arguments[0] is Source and isinstance(value, (str, Mapping)):
-            value = [value]
-        if arguments[0] is float and isinstance(value, (int, float)):
             value = [value]
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise LiteError(f"{where} = {_shown(value)}: expected a list, such as [a, b]")

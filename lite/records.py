@@ -46,16 +46,12 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """A trace's think span with the character spans `[start, end)` to KEEP, ascending.
-
-    `further` holds what is still kept where less may be: for each such level spans that lie within those before.
-    """
+    """A trace's think span with the character spans `[start, end)` to KEEP, ascending."""
 
     id: str
     question: str
     think: str
     keep: list[list[int]] = field(default_factory=list)
-    further: list[list[list[int]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

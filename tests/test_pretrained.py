@@ -43,7 +43,11 @@ def test_code_beside_the_weights_never_runs(folder, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # what transformers would ask
     ran = folder / "ran"
     (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
-    own = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    own = {
+        "AutoConfig": "evil.Evil",
+        "AutoModelForCausalLM": "evil.Evil",
+        "AutoTokenizer": ["evil.Evil", "evil.Evil"],
+    }
     configured(folder, auto_map=own, model_type="evil")
     with pytest.raises(LiteError, match="model m: could not be loaded"):
         load(folder)

@@ -14,8 +14,6 @@ need no second model:
   words that tell the same cost nothing and go, and then the formula is needed. In each round every group is
   removed by itself; of the cheap ones as many go, cheapest first, as are cheap together. A group that is dear
   stays dear while the rest shrinks, so it is split, and a single unit that is dear is never scored again.
-  Where `annotate.max_drop` holds several costs, the search goes on from one to the next, and each gives a label:
-  the compressor then learns not only what may go first, but what must stay last (docs/log.md).
   The model reads question, chain and answer as plain text: in its chat form it expects its own narration, and
   every sentence left out would be charged for the style it breaks, not for what it says (docs/log.md).
 """
@@ -45,8 +43,7 @@ _TRACES = 16  # searched side by side, to fill batches; also what a kill can los
 FEWEST_LABELLED = 0.5  # share of traces, below which a teacher is not up to it
 
 
-Levels = list[list[int]]  # of one trace: kept units, and what of them is kept still where less may be
-Done = Callable[[Sequence[tuple[Trace, Levels]], str], None]
+Done = Callable[[Sequence[tuple[Trace, list[int]]], str], None]
 
 
 class Annotator(Protocol):
@@ -55,8 +52,8 @@ class Annotator(Protocol):
     def label(self, traces: Sequence[Trace], done: Done) -> dict[str, Any]:
         """Choose the kept units of each trace; returns what it measured.
 
-        As traces get done, `done(pairs, note)` is called with (trace, levels) pairs, where units are ascending indices
-        of `segment(trace.think)`. A trace that cannot be labelled is left out.
+        As traces get done, `done(pairs, note)` is called with (trace, kept units) pairs, where the units are
+        ascending indices of `segment(trace.think)`. A trace that cannot be labelled is left out.
         """
         ...
 
@@ -65,8 +62,8 @@ class Batched(abc.ABC):
     """An annotator that works on batches of traces."""
 
     @abc.abstractmethod
-    def keep(self, traces: Sequence[Trace]) -> list[Levels]:
-        """Indices of the kept units of `segment(trace.think)` for each trace, ascending, at each level."""
+    def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
+        """Indices of the kept units of `segment(trace.think)` for each trace, ascending."""
 
     def label(self, traces: Sequence[Trace], done: Done) -> dict[str, Any]:
         for start in range(0, len(traces), _TRACES):
@@ -78,9 +75,9 @@ class Batched(abc.ABC):
 class Rules(Batched):
     """Keeps formulas and numbers."""
 
-    def keep(self, traces: Sequence[Trace]) -> list[Levels]:
+    def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
         return [
-            [[index for index, unit in enumerate(segment(trace.think)) if unit.kind != "word"]]
+            [index for index, unit in enumerate(segment(trace.think)) if unit.kind != "word"]
             for trace in traces
         ]
 
@@ -101,22 +98,8 @@ class _Search:
     prompt: list[int]
     units: list[Unit]
     alive: list[int]
-    groups: list[list[int]] = field(default_factory=list)  # still to be scored, disjoint parts of `alive`
+    groups: list[list[int]]  # still to be scored, disjoint parts of `alive`
     base: np.ndarray = field(default_factory=lambda: np.zeros(0))  # (units + 1,) log p of each unit's targets
-
-    def clauses(self) -> list[list[int]]:
-        """What is left of each clause of words and numbers."""
-        alive = set(self.alive)
-        groups = [
-            [index for index in group if index in alive]
-            for group in clauses(self.trace.think, self.units)
-            if self.units[group[0]].kind != "formula"
-        ]
-        return [group for group in groups if group]
-
-    def formulas(self) -> list[list[int]]:
-        """What is left of the formulas, one by one."""
-        return [[index] for index in self.alive if self.units[index].kind == "formula"]
 
 
 @dataclass
@@ -127,43 +110,39 @@ class Likelihood(Batched):
     tokenizer: Any
     config: recipe.Annotate
 
-    def keep(self, traces: Sequence[Trace]) -> list[Levels]:
+    def keep(self, traces: Sequence[Trace]) -> list[list[int]]:
         searches = [self._start(trace) for trace in traces]
         for search, base in zip(searches, self._log_p([(s, s.alive) for s in searches]), strict=True):
             search.base = base
-        found: list[Levels] = [[] for _ in traces]
-        for max_drop in self.config.max_drop:
-            for s in searches:
-                s.groups = merge(s.clauses(), _MAX_GROUPS)
-            for _ in range(self.config.num_rounds):
-                self._round(searches, max_drop)
-            for s in searches:
-                s.groups = merge(s.formulas(), _MAX_FORMULAS)
-            self._round(searches, max_drop)
-            for levels, s in zip(found, searches, strict=True):
-                levels.append(s.alive)
-        return found
+        for _ in range(self.config.num_rounds):
+            self._round(searches)
+        for s in searches:
+            formulas = [[index] for index in s.alive if s.units[index].kind == "formula"]
+            s.groups = merge(formulas, _MAX_FORMULAS)
+        self._round(searches)
+        return [search.alive for search in searches]
 
     def _start(self, trace: Trace) -> _Search:
         units = segment(trace.think)
+        groups = [group for group in clauses(trace.think, units) if units[group[0]].kind != "formula"]
         prompt = self.tokenizer.encode(
             f"{trace.question}\n", add_special_tokens=False, split_special_tokens=True
         )
-        return _Search(trace, prompt, units, list(range(len(units))))
+        return _Search(trace, prompt, units, list(range(len(units))), merge(groups, _MAX_GROUPS))
 
-    def _round(self, searches: list[_Search], max_drop: float) -> None:
+    def _round(self, searches: list[_Search]) -> None:
         """Score every group by leaving it out, drop the cheap ones, split the dear ones."""
         tries = [(s, group) for s in searches for group in s.groups]
         costs: dict[int, list[tuple[float, list[int]]]] = {id(s): [] for s in searches}
         for (s, group), (cost, _) in zip(tries, self._costs([(s, set(g)) for s, g in tries]), strict=True):
             costs[id(s)].append((cost, group))
         self._drop(
-            [(s, [g for cost, g in sorted(costs[id(s)]) if cost < max_drop]) for s in searches], max_drop
+            [(s, [g for cost, g in sorted(costs[id(s)]) if cost < self.config.max_drop]) for s in searches]
         )
         for s in searches:
-            s.groups = self._next_groups(s, costs[id(s)], max_drop)
+            s.groups = self._next_groups(s, costs[id(s)])
 
-    def _drop(self, cheap: list[tuple[_Search, list[list[int]]]], max_drop: float) -> None:
+    def _drop(self, cheap: list[tuple[_Search, list[list[int]]]]) -> None:
         """Drop as many of the groups, cheapest first, as are cheap together: all, or found by bisection."""
         spans = [[0, len(groups) + 1] for _, groups in cheap]  # so many may go, so many may not
         bases = [s.base for s, _ in cheap]
@@ -173,7 +152,7 @@ class Likelihood(Batched):
                 (cheap[i][0], {index for group in cheap[i][1][: sizes[i]] for index in group}) for i in open_
             ]
             for i, (cost, base) in zip(open_, self._costs(together), strict=True):
-                fits = cost < max_drop
+                fits = cost < self.config.max_drop
                 spans[i][0 if fits else 1] = sizes[i]
                 if fits:
                     bases[i] = base
@@ -183,15 +162,13 @@ class Likelihood(Batched):
             s.alive = [index for index in s.alive if index not in gone]
             s.base = base
 
-    def _next_groups(
-        self, s: _Search, costs: list[tuple[float, list[int]]], max_drop: float
-    ) -> list[list[int]]:
+    def _next_groups(self, s: _Search, costs: list[tuple[float, list[int]]]) -> list[list[int]]:
         alive = set(s.alive)
         groups = []
         for cost, group in costs:
             if group[0] not in alive:
                 continue
-            if cost < max_drop:
+            if cost < self.config.max_drop:
                 groups.append(group)  # cheap alone, dear together: next time
             elif len(group) > 1:
                 third = max(1, len(group) // 3) if len(group) > 4 else 1
@@ -242,22 +219,16 @@ class Likelihood(Batched):
         return s.prompt + coded["input_ids"], targets
 
 
-def to_labels(trace: Trace, levels: Levels) -> Labels:
+def to_labels(trace: Trace, kept: Sequence[int]) -> Labels:
     """KEEP spans of a trace; neighbouring kept units share a span."""
     units = segment(trace.think)
-
-    def spans(kept: Sequence[int]) -> list[list[int]]:
-        found: list[list[int]] = []
-        for before, index in zip([None, *kept], kept, strict=False):
-            if before is not None and before == index - 1:
-                found[-1][1] = units[index].end
-            else:
-                found.append([units[index].start, units[index].end])
-        return found
-
-    return Labels(
-        trace.id, trace.question, trace.think, spans(levels[0]), [spans(kept) for kept in levels[1:]]
-    )
+    spans: list[list[int]] = []
+    for before, index in zip([None, *kept], kept, strict=False):
+        if before is not None and before == index - 1:
+            spans[-1][1] = units[index].end
+        else:
+            spans.append([units[index].start, units[index].end])
+    return Labels(trace.id, trace.question, trace.think, spans)
 
 
 def make_annotator(run: Run) -> Annotator:
@@ -297,8 +268,8 @@ def run(run: Run) -> dict[str, Any]:
             annotator = make_annotator(run)
             with progress("labels", len(left), "traces") as meter:
 
-                def done(pairs: Sequence[tuple[Trace, Levels]], note: str) -> None:
-                    labels = [to_labels(trace, levels) for trace, levels in pairs]
+                def done(pairs: Sequence[tuple[Trace, list[int]]], note: str) -> None:
+                    labels = [to_labels(trace, kept) for trace, kept in pairs]
                     journal.append(labels)
                     by_id.update((record.id, record) for record in labels)
                     meter.advance(len(pairs) or 1, note)  # none: a trace stays without labels

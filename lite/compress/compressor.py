@@ -73,11 +73,6 @@ def token_labels(keep: Sequence[Sequence[int]], offsets: Sequence[tuple[int, int
     return [int(any(start < b and a < end for start, end in keep)) for a, b in offsets]
 
 
-def keep_shares(labels: Labels, offsets: Sequence[tuple[int, int]]) -> list[float]:
-    """At what share of the levels of a label each token is kept."""
-    return np.mean([token_labels(keep, offsets) for keep in (labels.keep, *labels.further)], axis=0).tolist()
-
-
 def macro_f1(predicted: np.ndarray, gold: np.ndarray) -> float:
     """Mean of the F1 of DROP (0) and of KEEP (1); a class that neither has counts as 1."""
     scores = []
@@ -91,14 +86,15 @@ def macro_f1(predicted: np.ndarray, gold: np.ndarray) -> float:
 def focal_loss(logits, labels, weights, gamma: float):
     """Class-weighted focal loss (Lin et al. 2017): mean of -w (1 - p)^gamma log p over labelled tokens.
 
-    logits (B, T, 2), labels (B, T): the share of KEEP in 0..1, or IGNORED, weights (2,). A share is so much of either class.
+    logits (B, T, 2), labels (B, T) with IGNORED, weights (2,).
     """
     import torch
 
     seen = labels != IGNORED
     log_p = torch.log_softmax(logits[seen].float(), dim=-1)  # (N, 2)
-    keep = labels[seen].float()
-    weight = torch.stack([1 - keep, keep], -1) * weights  # (N, 2)
+    gold = labels[seen]
+    log_p = log_p.gather(1, gold[:, None])[:, 0]
+    weight = weights[gold]
     return -(weight * (1 - log_p.exp()) ** gamma * log_p).sum() / weight.sum()
 
 
@@ -246,7 +242,8 @@ class CompressorModel:
             self.tokenizer, [r.question for r in records], [r.think for r in records], self.max_tokens
         )
         examples = [
-            [(w, keep_shares(r, w.offsets)) for w in group] for r, group in zip(records, nested, strict=True)
+            [(w, token_labels(r.keep, w.offsets)) for w in group]
+            for r, group in zip(records, nested, strict=True)
         ]
         num_held_out = min(max(1, round(config.held_out * len(examples))), len(examples) - 1)
         held_out = [pair for group in examples[:num_held_out] for pair in group]
@@ -270,7 +267,7 @@ class CompressorModel:
                 self.model.train()
                 for batch in _batches(seen, config.batch_size, rng):
                     ids, mask = _collate([w for w, _ in batch], self.tokenizer.pad_token_id, device)
-                    wanted = torch.full(ids.shape, float(IGNORED), device=device)
+                    wanted = torch.full_like(ids, IGNORED)
                     for row, (window, targets) in enumerate(batch):
                         wanted[row, window.begin : window.begin + len(targets)] = torch.tensor(targets)
                     loss = focal_loss(_logits(self.model, ids, mask), wanted, weights, config.focal_gamma)
@@ -281,7 +278,7 @@ class CompressorModel:
                     schedule.step()
                     meter.advance(1, f"loss {loss.item():.3f}, macro-F1 {max(best, 0):.3f}")
                 found = self.probabilities([w for w, _ in held_out], config.batch_size)
-                score = macro_f1(np.concatenate(found) >= 0.5, gold >= 0.5)
+                score = macro_f1(np.concatenate(found) >= 0.5, gold)
                 since = 0 if score > best else since + 1
                 if score > best:
                     best, best_state = score, copy.deepcopy(self.model.state_dict())

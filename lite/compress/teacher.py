@@ -262,7 +262,7 @@ class Teacher:
         )
 
     def label(self, traces: Sequence[Trace], done: Done) -> dict[str, Any]:
-        """Choose the kept units of each trace: `done([(trace, [kept])], note)` as each ends, in any order.
+        """Choose the kept units of each trace: `done([(trace, kept)], note)` as each ends, in any order.
 
         A trace without a usable reply to each of its chunks is not among them: `done([], note)`. Returns what
         all replies in the cache took, and the useless ones of this call.
@@ -298,7 +298,7 @@ class Teacher:
                 parts = open_chunks[trace.id]
                 parts[chunk] = answer.keep
                 if None not in parts.values():
-                    done([(trace, [_units_of(parts)])] if all(parts.values()) else [], str(spent))
+                    done([(trace, _units_of(parts))] if all(parts.values()) else [], str(spent))
 
             self.endpoint.map(work, questions, finish)
         return spent.measured()

@@ -6,7 +6,7 @@ import pytest
 from lite import recipe as recipes
 from lite.compress import annotate, compress, compressor, mixture
 from lite.compress.annotate import Rules, to_labels
-from lite.compress.compressor import CompressorModel, focal_loss, keep_shares, macro_f1, token_labels, windows
+from lite.compress.compressor import CompressorModel, focal_loss, macro_f1, token_labels, windows
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.quickstart import world
@@ -23,12 +23,6 @@ def test_a_token_is_kept_if_it_overlaps_a_kept_character():
     assert token_labels([[3, 4], [5, 7]], offsets) == [0, 1, 1, 1, 0]
     assert token_labels([], offsets) == [0, 0, 0, 0, 0]
     assert token_labels([[2, 4]], offsets) == [0, 1, 0, 0, 0]  # touching is not overlapping
-
-
-def test_a_token_s_share_of_the_levels():
-    labels = Labels("a/0", "q", "abcd", [[0, 4]], [[[0, 2]], [[0, 1]], []])
-    assert keep_shares(labels, [(0, 1), (1, 2), (2, 4), (4, 4)]) == [0.75, 0.5, 0.25, 0]
-    assert keep_shares(labels, []) == []
 
 
 @pytest.mark.parametrize(
@@ -54,10 +48,6 @@ def test_focal_loss_by_hand():
     assert focal_loss(logits, labels, weights, 2.0).item() == pytest.approx(sum(terms) / 4, rel=1e-5)
     plain = (3 * -np.log(0.75) - np.log(0.5)) / 4
     assert focal_loss(logits, labels, weights, 0.0).item() == pytest.approx(plain, rel=1e-5)
-    # a share of a quarter: one such token in four is KEEP
-    four = focal_loss(logits[:, [0, 0, 0, 0]], torch.tensor([[1, 0, 0, 0]]), weights, 2.0).item()
-    shared = focal_loss(logits[:, [0]], torch.tensor([[0.25]]), weights, 2.0).item()
-    assert shared == pytest.approx(four, rel=1e-5)
 
 
 def test_windows_cut_at_unit_borders(tokenizer):

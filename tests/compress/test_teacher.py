@@ -183,7 +183,7 @@ def label(teacher, traces):
     found, notes = {}, []
 
     def done(pairs, note):
-        found.update((trace.id, kept) for trace, [kept] in pairs)
+        found.update((trace.id, kept) for trace, kept in pairs)
         notes.append(note)
 
     return found, teacher.label(traces, done), notes
@@ -199,7 +199,7 @@ def test_labels(tmp_path):
         "price": 0.0003,
     }  # 100 * 2.5 + 10 * 10, in millionths
     assert notes == ["tokens_in 100, tokens_out 10, price 0.0003"]
-    labels = annotate.to_labels(trace(), [found["p/0"]])
+    labels = annotate.to_labels(trace(), found["p/0"])
     assert [THINK[a:b] for a, b in labels.keep] == ["has 12 apples.", "so 12 + 5 = 17 in all."]
     [(path, body, _)] = server.asked
     assert path == "/v1/chat/completions" and body["model"] == "t" and body["temperature"] == 0
