@@ -322,7 +322,7 @@ class Recipe:
 
 def _shown(value: Any) -> str:
     """A value for a message; of an endless one the beginning."""
-    return reprlib.repr(value)
+    return reprlib.repr(value)[:200]
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:

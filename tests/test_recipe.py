@@ -113,6 +113,9 @@ def test_the_last_override_wins():
         ("name: ..", "name = '..'"),
         ("- 1", "recipe: expected key: value lines, got list"),
         ("a: [", "recipe: not plain YAML"),
+        ("seed: 2020-99-99", "recipe: not plain YAML"),
+        ("seed: !!bool abc", "recipe: not plain YAML"),
+        ("a: " + "[" * 5000, "recipe: not plain YAML"),
         ("!!python/object/apply:os.getcwd []", "recipe: not plain YAML"),
     ],
 )
@@ -121,6 +124,13 @@ def test_faults(text, message):
         parse(text)
     assert message in str(fault.value)
     assert "\n" not in str(fault.value)
+
+
+def test_a_message_shows_the_beginning_of_an_endless_value():
+    levels = "".join(f"&l{n} [{', '.join([f'*l{n - 1}'] * 9) if n else 'x'}], " for n in range(9))
+    with pytest.raises(LiteError) as fault:
+        parse(f"name: [{levels}]")
+    assert len(str(fault.value)) < 1000
 
 
 @pytest.mark.parametrize(
