@@ -122,9 +122,9 @@ def fetch(model: str, name: str, online: bool) -> str | None:
 def _whole(config: dict[str, Any], name: str, model: str, default: int | None = None) -> int:
     value = config.get(name)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 10**9:
         raise LiteError(
-            f"model {model}: config.json has {name} = {value!r}; estimates need a number of 1 or more"
+            f"model {model}: config.json has {name} = {str(value)[:40]}; estimates need a number of 1 or more"
         )
     return value
 

@@ -113,11 +113,12 @@ def conclusion(answer: str) -> str:
 
 
 def gold_traces(problems: Sequence[Problem]) -> list[Trace]:
-    """The worked solutions as traces; one that contradicts its problem's answer is left out."""
+    """The worked solutions as traces; one that contradicts its problem's answer or writes a control token is left out."""
     return [
         Trace(f"{problem.id}/gold", problem.question, problem.answer, problem.cot, conclusion(problem.answer))
         for problem in problems
         if problem.cot
+        and not any(token in problem.cot for token in tokens.CONTROL_TOKENS)
         and ((said := grading.final_answer(problem.cot)) is None or grading.same(said, problem.answer))
     ]
 

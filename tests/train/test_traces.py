@@ -110,6 +110,7 @@ def test_gold_traces_are_the_worked_solutions(make_run):
         Problem("b", "q", "\\frac{1}{2}", "So $x=\\boxed{\\frac12}$."),
         Problem("c", "q", "3", "So $x=\\boxed{4}$."),  # contradicts its answer
         Problem("d", "q", "3"),
+        Problem("e", "q", "3", "<COMP_20> So 3."),  # would train the dial
     ]
     write_records(run.path("problems", "train.jsonl"), given)
     assert traces.run(run)["traces"] == 2
