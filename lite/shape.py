@@ -124,7 +124,7 @@ def _whole(config: dict[str, Any], name: str, model: str, default: int | None = 
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 10**9:
         raise LiteError(
-            f"model {model}: config.json has {name} = {str(value)[:40]}; estimates need a number of 1 or more"
+            f"model {model}: config.json has {name} = {repr(value)[:40]}; estimates need a number of 1 or more"
         )
     return value
 

@@ -55,14 +55,15 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def trees(sequences: Sequence[Scored], num_tokens: int) -> Iterator[_Tree]:
-    """The sequences as trees of at most `num_tokens` tokens each, or of one sequence."""
-    tree, before = _Tree(), []
+    """The sequences as trees of at most `num_tokens` tokens each; a long sequence has room for half as many beside it."""
+    tree, before, first = _Tree(), [], 0
     for index in sorted(range(len(sequences)), key=lambda i: sequences[i].ids):
         ids = sequences[index].ids
         shared = _common(before, ids) if tree.paths else 0
-        if tree.paths and len(tree.ids) + len(ids) - shared > num_tokens:
+        if tree.paths and len(tree.ids) + len(ids) - shared > max(num_tokens, first + num_tokens // 2):
             yield tree
             tree, shared = _Tree(), 0
+        first = first if tree.paths else len(ids)
         tree.add(index, ids, shared)
         before = ids
     if tree.paths:

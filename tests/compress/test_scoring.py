@@ -30,8 +30,13 @@ def test_a_common_beginning_is_there_once():
 
 def test_no_tree_is_larger_than_asked():
     parts = list(trees(SEQUENCES, 5))
-    assert all(len(tree.ids) <= 5 or len(tree.paths) == 1 for tree in parts)
+    assert all(len(tree.ids) <= max(5, len(tree.paths[0][1]) + 2) for tree in parts)
     assert sorted(index for tree in parts for index, _ in tree.paths) == list(range(len(SEQUENCES)))
+
+
+def test_a_beginning_longer_than_a_tree_is_shared_too():
+    long = [Scored([*range(20), 30 + last], [20]) for last in range(8)]
+    assert [len(tree.ids) for tree in trees(long, 8)] == [25, 23]
 
 
 @pytest.mark.parametrize("num_tokens", [4, 9, 64])

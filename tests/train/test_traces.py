@@ -118,5 +118,5 @@ def test_gold_traces_are_the_worked_solutions(make_run):
     assert [trace.id for trace in found] == ["a/gold", "b/gold"]
     assert (found[0].think, found[0].visible) == ("48/2 = 24\n48+24 = 72", "The answer is \\boxed{72}.")
     write_records(run.path("problems", "train.jsonl"), given[3:])
-    with pytest.raises(LiteError, match="traces.method = gold: none of 1 problems has a worked solution"):
+    with pytest.raises(LiteError, match="traces.method = gold: none of 2 problems has a worked solution"):
         traces.run(run)
