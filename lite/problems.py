@@ -102,6 +102,8 @@ def _gym(task: str, num: int, seed: int) -> Iterator[Problem]:
         data = reasoning_gym.create_dataset(task, size=num, seed=seed)
     except ValueError:
         raise LiteError(f"gym:{task}: reasoning-gym has no such task; try gym:gsm_symbolic") from None
+    except AssertionError as fault:  # composite, which wants settings
+        raise LiteError(f"gym:{task}: wants settings of its own ({fault}); try gym:gsm_symbolic") from None
     for index, row in enumerate(data):
         cot = str(row["metadata"].get("answer_cot") or "")
         yield Problem(f"{task}-{seed}-{index}", row["question"], str(row["answer"]), cot)

@@ -120,6 +120,8 @@ def compress(
     from lite.compress.cut import shorten_file
     from lite.records import to_line, write_records
 
+    if out is not None and (not out.name or out.is_dir()):
+        raise LiteError(f"--out {str(out)!r}: name a file to write")
     found = shorten_file(file, model, ratios, tokenizer)
     if out is None:
         sys.stdout.writelines(map(to_line, found))

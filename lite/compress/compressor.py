@@ -45,7 +45,7 @@ def windows(tokenizer, questions: Sequence[str], cots: Sequence[str], max_tokens
     The question gets at most half of a window; a single unit longer than the rest is seen in part.
     """
     heads = tokenizer(list(questions), add_special_tokens=False)["input_ids"]
-    coded = tokenizer(list(cots), add_special_tokens=False, return_offsets_mapping=True)
+    coded = tokenizer(list(cots), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     first = [tokenizer.cls_token_id] if tokenizer.cls_token_id is not None else []
     separator = tokenizer.sep_token_id if tokenizer.sep_token_id is not None else tokenizer.eos_token_id
     result = []

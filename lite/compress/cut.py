@@ -76,15 +76,18 @@ def shorten_file(
     for number, (where, line) in enumerate(located_lines(source)):
         chain = parse_line(Chain, line, where)
         cot = chain.think or chain.cot or chain.text
-        if not isinstance(cot, str) or not cot.strip() or not isinstance(chain.question, str):
+        if not isinstance(cot, str) or not cot.strip():
             raise LiteError(f"{where}: no chain of thought; give it as text under think, cot or text")
-        id = str(number if chain.id == "" else chain.id)
+        question = "" if chain.question is None else chain.question
+        if not isinstance(question, str):
+            raise LiteError(f"{where}: question = {str(question)[:60]}: must be text")
+        id = str(number if chain.id in ("", None) else chain.id)
         try:
-            f"{id}{chain.question}{cot}".encode()
+            f"{id}{question}{cot}".encode()
         except UnicodeEncodeError:  # a lone surrogate
             raise LiteError(f"{where}: has half a character; write the whole one, or none") from None
         ids.append(id)
-        questions.append(chain.question)
+        questions.append(question)
         cots.append(cot)
     if not cots:
         raise LiteError(f"{source}: no chains of thought in it; write one JSON object per line")

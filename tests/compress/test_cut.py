@@ -77,6 +77,8 @@ def test_the_verb(lite, folder, tmp_path):
             "in.jsonl, line 1: no chain of thought; give it as text under think, cot or text",
         ),
         ('{"think": 5}', "line 1: no chain of thought"),
+        ('{"think": "so", "question": 5}', "line 1: question = 5: must be text"),
+        ('{"think": "so \\ud800"}', "line 1: has half a character"),
         ("5", "line 1: '5' is not an object"),
         ("", "in.jsonl: no chains of thought in it"),
     ],
