@@ -1,4 +1,4 @@
-"""SmolLM2-135M and MiniLM-L6 on real text: GSM8K on a laptop without a GPU, in about half an hour on two cores.
+"""SmolLM2-135M and MiniLM-L6 on real text: GSM8K on a laptop without a GPU, in half an hour to an hour on two cores.
 
 Both models come from the Python package index, none from a hub:
 
