@@ -59,6 +59,7 @@ def prepare() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "extra-cot-lite" / "unsloth"
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(cache))  # else it writes into the working folder
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
+    os.environ.setdefault("UNSLOTH_CPU_BF16", str(int(multiplies_bf16())))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Notices about torchao's enums, and about kernels of the hub that bitsandbytes can do without.
     for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
@@ -76,7 +77,11 @@ def prepare() -> None:
 
 
 def multiplies_bf16() -> bool:
-    """Whether the processor here multiplies in bf16, so that Unsloth trains in it on a CPU; else in float32."""
+    """Whether models are loaded in bf16 on a CPU: where it has units for matrices of it; else in float32.
+
+    Unsloth by itself takes AVX512-BF16 for enough, where torch's products in bf16 take 1.7 times as long as in float32
+    (docs/log.md).
+    """
     override = os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower()
     if override in ("0", "false", "no", "off", "1", "true", "yes", "on"):
         return override in ("1", "true", "yes", "on")
@@ -85,7 +90,7 @@ def multiplies_bf16() -> bool:
     except OSError:
         return False
     arm = platform.machine().lower() in ("aarch64", "arm64")
-    return bool(flags & ({"bf16"} if arm else {"amx_bf16", "avx512_bf16"}))
+    return bool(flags & ({"bf16"} if arm else {"amx_bf16"}))
 
 
 def unpatch(model_types: tuple[str, ...]) -> None:
@@ -137,7 +142,7 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool):
                 name,
                 max_seq_length=min(max_tokens, window),
                 trust_remote_code=False,
-                dtype=None,  # bf16 where the hardware has it
+                dtype=None,  # on a CPU see multiplies_bf16
                 load_in_4bit=four_bit,
                 use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
             )

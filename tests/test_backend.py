@@ -25,6 +25,22 @@ def test_resolve_says_what_is_missing(tmp_path):
         backend.resolve(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("flags", "override", "expected"),
+    [
+        ("avx2 avx512_bf16 amx_bf16", "", True),
+        ("avx2 avx512_bf16", "", False),  # torch's products in bf16 are slower there than in float32
+        ("avx2 avx512_bf16", "1", True),
+        ("amx_bf16", "0", False),
+    ],
+)
+def test_a_cpu_computes_in_bf16_where_it_multiplies_matrices_of_it(monkeypatch, flags, override, expected):
+    monkeypatch.setattr(backend.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(backend.Path, "read_text", lambda *_, **__: f"flags\t: fpu {flags}\n")
+    monkeypatch.setenv("UNSLOTH_CPU_BF16", override)
+    assert backend.multiplies_bf16() is expected
+
+
 def test_control_tokens_are_one_id_each_and_user_text_cannot_write_them(folder):
     tokenizer = backend.load_tokenizer(folder)
     assert backend.control_ids(tokenizer) == [261, 262, 263, 264, 265, 266]

@@ -124,7 +124,7 @@ def make_trainer(
             dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenised
             max_length=None,
             packing=False,
-            pad_to_multiple_of=64,  # few shapes, so that memory that was freed fits again
+            pad_to_multiple_of=16,  # few shapes, so that memory that was freed fits again
             num_train_epochs=1,  # the order holds all epochs
             max_steps=config.max_steps,
             per_device_train_batch_size=batch_size,
