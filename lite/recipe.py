@@ -315,8 +315,8 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, f"seed = {self.seed}: must lie in 0..{2**32 - 1}")
         _require(
-            bool(self.name) and not set(self.name) & set("/\\\0") and not self.name.startswith("."),
-            f"name = {self.name!r}: use letters, digits, '-' and '_'; it names the run folder",
+            re.fullmatch(r"\w[\w.-]{0,99}", self.name) is not None,
+            f"name = {_shown(self.name)}: use letters, digits, '.', '-' and '_', at most 100; it names the run folder",
         )
 
 

@@ -7,9 +7,12 @@ A file is written to a temporary name beside it and renamed, so a reader never s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
+import types
+import typing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,8 +166,19 @@ def parse_object(line: str, where: str) -> dict[str, Any]:
     return value
 
 
+@functools.cache
+def _accepted(cls: type) -> dict[str, tuple[type, ...]]:
+    """The types that each field of a record may have in JSON."""
+    accepted = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds = tuple(object if part is Any else typing.get_origin(part) or part for part in parts)
+        accepted[name] = (*kinds, int) if float in kinds else kinds
+    return accepted
+
+
 def parse_line(cls: type[R], line: str, where: str) -> R:
-    """Parse one JSONL line into `cls`; unknown keys are ignored, missing ones are a LiteError."""
+    """Parse one JSONL line into `cls`; unknown keys are ignored, missing ones and wrong types are a LiteError."""
     value = parse_object(line, where)
     known = {f.name: f for f in dataclasses.fields(cls)}
     missing = [
@@ -174,6 +188,11 @@ def parse_line(cls: type[R], line: str, where: str) -> R:
     ]
     if missing:
         raise LiteError(f"{where}: no key {missing[0]!r}; a {cls.__name__} needs it")
+    for name, kinds in _accepted(cls).items():
+        if name in value and not isinstance(value[name], kinds):
+            raise LiteError(
+                f"{where}: {name} = {str(value[name])[:60]!r}: a {cls.__name__} needs a {kinds[0].__name__} there"
+            )
     return cls(**{name: value[name] for name in known if name in value})
 
 

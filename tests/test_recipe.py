@@ -111,6 +111,8 @@ def test_the_last_override_wins():
         ("chrpo:\n  h_0: 0.1", "h_0 = 0.1 must be greater than h_err_over = 0.1"),
         ("name: a/b", "name = 'a/b'"),
         ("name: ..", "name = '..'"),
+        ("name: a b", "name = 'a b': use letters"),
+        (f"name: {'a' * 101}", "name = 'aaaaaaaaaaaa...aaaaaaaaaaaaa': use letters"),
         ("- 1", "recipe: expected key: value lines, got list"),
         ("a: [", "recipe: not plain YAML"),
         ("seed: 2020-99-99", "recipe: not plain YAML"),

@@ -40,6 +40,14 @@ def test_defaults_are_not_shared(tmp_path):
     assert second.keep == []
 
 
+@pytest.mark.parametrize("wrong", ['"think": 5', '"keep": "all"', '"id": null'])
+def test_a_field_of_another_type_is_one_line(tmp_path, wrong):
+    path = tmp_path / "labels.jsonl"
+    path.write_text('{"id": "a", "question": "q", "think": "t", ' + wrong + "}\n")
+    with pytest.raises(LiteError, match=f"line 1: {wrong[1:3]}.* a Labels needs a (str|list) there"):
+        read_records(path, Labels)
+
+
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "problems.jsonl"
     write_records(path, PROBLEMS)

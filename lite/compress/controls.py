@@ -34,7 +34,9 @@ def self_information(
     asked, offsets = [], []
     for question, cot in zip(questions, cots, strict=True):
         head = tokenizer.encode(f"{question}\n", add_special_tokens=False, split_special_tokens=True)
-        coded = tokenizer(cot, add_special_tokens=False, return_offsets_mapping=True)
+        coded = tokenizer(
+            cot, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+        )
         ids = head + coded["input_ids"]
         asked.append(Scored(ids, list(range(len(head), len(ids)))))
         offsets.append(coded["offset_mapping"])

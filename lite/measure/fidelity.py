@@ -94,7 +94,9 @@ class Judged:
 
 def _ask(tokenizer: Any, context: str, target: str) -> Scored:
     """`target` behind `context`, asked for the tokens that reach into it."""
-    coded = tokenizer(context + target, add_special_tokens=False, return_offsets_mapping=True)
+    coded = tokenizer(
+        context + target, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
+    )
     targets = [at for at, (_, end) in enumerate(coded["offset_mapping"]) if end > len(context)]
     return Scored(coded["input_ids"], targets)
 
@@ -232,7 +234,7 @@ def _column(judged: Sequence[Judged], name: str) -> np.ndarray:
 def _mean(values: np.ndarray) -> dict[str, Any]:
     return {
         "mean": float(values.mean()) if values.size else None,
-        "ci95": bootstrap_mean(values) if values.size else None,
+        "ci95": bootstrap_mean(values) if values.size > 1 else None,
     }
 
 
@@ -276,6 +278,8 @@ def report(
 def _shown(value: Mapping[str, Any], sign: str = "") -> str:
     if value["mean"] is None:
         return "none"
+    if value["ci95"] is None:
+        return f"{value['mean']:{sign}.2f}"
     low, high = value["ci95"]
     return f"{value['mean']:{sign}.2f} ({low:{sign}.2f} to {high:{sign}.2f})"
 
