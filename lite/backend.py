@@ -79,8 +79,8 @@ def prepare() -> None:
 def multiplies_bf16() -> bool:
     """Whether models are loaded in bf16 on a CPU: where it has units for matrices of it; else in float32.
 
-    Unsloth by itself takes AVX512-BF16 for enough, where torch's products in bf16 take 1.7 times as long as in float32
-    (docs/log.md).
+    Unsloth by itself takes AVX512-BF16 for enough, where torch's products are slower in bf16 than in float32
+    (docs/log.md). Where there is no /proc/cpuinfo it is float32, too.
     """
     override = os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower()
     if override in ("0", "false", "no", "off", "1", "true", "yes", "on"):

@@ -17,6 +17,7 @@ from typing import Any
 
 from lite import backend, ranks, tokens
 from lite.errors import LiteError
+from lite.footprint import PAD
 from lite.recipe import Sft
 from lite.records import Row, atomic_write, read_records
 from lite.stages import Run
@@ -124,7 +125,7 @@ def make_trainer(
             dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenised
             max_length=None,
             packing=False,
-            pad_to_multiple_of=16,  # few shapes, so that memory that was freed fits again
+            pad_to_multiple_of=PAD,
             num_train_epochs=1,  # the order holds all epochs
             max_steps=config.max_steps,
             per_device_train_batch_size=batch_size,
