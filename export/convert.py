@@ -130,6 +130,10 @@ def _add_config(
         return _add_rope(writer, config, head_dim, where)
     except KeyError as fault:
         raise LiteError(f"{where}: no {fault}; save the model with save_pretrained") from None
+    except (TypeError, ValueError) as fault:
+        raise LiteError(
+            f"{where}: a size is no number ({fault}); save the model with save_pretrained"
+        ) from None
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, words: vocab.Vocabulary, template: str | None) -> None:
@@ -221,10 +225,20 @@ def convert(
         if needed not in weights.shapes:
             raise LiteError(f"{folder}: no tensor {needed}; save the whole model")
     num_rows = weights.shapes[embedding][0]
-    words = vocab.read(folder, num_rows)
+    try:
+        words = vocab.read(folder, num_rows)
+    except (KeyError, TypeError, AttributeError) as fault:
+        raise LiteError(
+            f"{folder / 'tokenizer.json'}: damaged ({fault!r}); save the tokenizer with save_pretrained"
+        ) from None
     template = dial_of(folder, words.tokens, words.chat_template) if dial else words.chat_template
 
-    names = gguf.get_tensor_name_map(arch, int(config["num_hidden_layers"]))
+    num_layers = config.get("num_hidden_layers")
+    if type(num_layers) is not int or num_layers < 1:
+        raise LiteError(
+            f"{folder / 'config.json'}: num_hidden_layers = {num_layers!r}; save the model with save_pretrained"
+        )
+    names = gguf.get_tensor_name_map(arch, num_layers)
     plan: dict[str, str] = {}  # name here: name there
     for tensor in weights.shapes:
         if (tied and tensor == head) or tensor.endswith("rotary_emb.inv_freq"):

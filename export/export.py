@@ -16,7 +16,7 @@ from typing import Any
 
 from export import calibrate, convert, llama_cpp_converter, verify
 from export.quantize import FLOATS, HEADER_BYTES, QUANTS, quantize, require_quant, require_space
-from lite import backend
+from lite import backend, pretrained
 from lite.calibration import Calibration
 from lite.progress import console
 from lite.provenance import sha256
@@ -110,7 +110,8 @@ def local(model: str) -> Path:
         return Path(name)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
+    with pretrained.reported(f"model {model!r}"):
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.jinja"]))
 
 
 def _calibration(run: Run) -> Calibration:

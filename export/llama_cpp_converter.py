@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from export.convert import Dtype, dial_of
+from export.vocab import read_json
 from lite import gguf_file, gguf_model
 from lite.errors import LiteError
 from lite.records import atomic_write
@@ -40,7 +41,16 @@ def convert(
     name: str,
     extra: Mapping[str, list[float]],
 ) -> None:
-    """As `export.convert.convert`, by the checkout's converter. Raises LiteError with its last line where it fails."""
+    """As `export.convert.convert`, by the checkout's converter. Raises LiteError with its last line where it fails.
+
+    The converter runs code that a folder's settings name (trust_remote_code), so a folder that names some is refused.
+    """
+    for name_of in ("config.json", "tokenizer_config.json"):
+        if (folder / name_of).is_file() and "auto_map" in read_json(folder / name_of):
+            raise LiteError(
+                f"{folder / name_of}: auto_map names code of its own, which llama.cpp's converter would run; take a"
+                " model without"
+            )
     command = [sys.executable, str(script_of(checkout).absolute()), str(folder.absolute())]
     command += ["--outfile", str(out.absolute()), "--outtype", dtype, "--model-name", name]
     done = subprocess.run(

@@ -24,6 +24,7 @@ from export.quantize import QUANTS, require_quant, require_space
 from lite import backend, gguf_model, recipe
 from lite.calibration import Calibration
 from lite.errors import LiteError
+from lite.footprint import MERGED_WIDTH
 from lite.provenance import sha256, versions
 from lite.records import atomic_write, write_json
 from lite.stages import Run
@@ -82,13 +83,13 @@ def _merged(base: str, adapter: Path, work: Path) -> Source:
     backend.adapter_file(adapter)
     folder = local(base)
     config = vocab.read_json(folder / "config.json")
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    if dtype not in MERGED_WIDTH:
+        raise LiteError(
+            f"{folder / 'config.json'}: dtype = {dtype!r}; {', '.join(MERGED_WIDTH)} can be merged"
+        )
     require_space(work, sum(path.stat().st_size for path in folder.glob("*.safetensors")))
-    merge(
-        str(folder),
-        adapter,
-        work / "merged",
-        str(config.get("dtype") or config.get("torch_dtype") or "float32"),
-    )
+    merge(str(folder), adapter, work / "merged", dtype)
     name = f"{folder.name}-{adapter.name}"
     return Source(work / "merged", name, f"`{folder.name}` with the adapter `{adapter.name}`")
 
@@ -153,6 +154,7 @@ def pack(
     """Export into the folder `out`; return the GGUFs. Raises LiteError where `find` or `export.export` do."""
     if checkout is not None:
         llama_cpp_converter.script_of(checkout)
+    new = not out.exists()
     _claim(out)
     work = out / ".work"
     shutil.rmtree(work, ignore_errors=True)  # left by a cut
@@ -192,7 +194,7 @@ def pack(
                 handle.write(text)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        if not any(out.iterdir()):  # it failed before there was anything to keep
+        if new and not any(out.iterdir()):  # it failed before there was anything to keep
             out.rmdir()
     ggufs = [out / path.name for path in files.values()]
     write_json(out / "manifest.json", _manifest(made, measured, [*ggufs, *(out / name for name in texts)]))

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import platform
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from lite.decode import decode
 from lite.errors import LiteError
 from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, without_opened_think
 
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 QUICKSTART = Path(__file__).parent / "quickstart" / "reasoner"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -39,7 +41,7 @@ def resolve(model: str) -> str:
         if not (folder / "config.json").is_file():
             raise LiteError(f"model {model}: the folder has no config.json; give a Hugging Face model folder")
         return str(folder)
-    if model.startswith((".", "/", "~")) or model.count("/") != 1 or folder.exists():
+    if not _HUB_NAME.fullmatch(model) or "--" in model or ".." in model or folder.exists():
         raise LiteError(
             f"model {model!r}: no such folder; give a folder, a hub name owner/name, or quickstart"
         )
@@ -142,6 +144,7 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool):
                 name,
                 max_seq_length=min(max_tokens, window),
                 trust_remote_code=False,
+                use_safetensors=True,
                 dtype=None,  # on a CPU see multiplies_bf16
                 load_in_4bit=four_bit,
                 use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,

@@ -60,7 +60,7 @@ def _body(prompt: Sequence[int], sampling: Sampling, seed: int, model: str, nati
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is int for item in value)
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**31 for item in value)
 
 
 def read(reply: dict[str, Any], num_prompt: int, seconds: float, native: bool) -> Completion:
@@ -102,7 +102,8 @@ def complete(
     """Sample a reply to each prompt; `done(index, completion)` is called as each ends.
 
     `model` and `only` say which of the server's models (see Endpoint.served). `num_vocab`: where the server says how many
-    tokens its model has, it must have as many at least. Raises LiteError where the server does not fit.
+    tokens its model has, it must have as many at least. Raises LiteError where the server does not fit, or gives more
+    than `sampling.max_tokens` and an end token.
     """
     served = endpoint.served(model, only)
     meta = served.get("meta")
@@ -117,7 +118,13 @@ def complete(
         body = _body(prompts[index], sampling, seeds[index], str(served["id"]), native)
         started = time.monotonic()
         reply = await endpoint.post("/completion" if native else "/completions", body, root=native)
-        return read(reply, len(prompts[index]), time.monotonic() - started, native)
+        found = read(reply, len(prompts[index]), time.monotonic() - started, native)
+        if found.ids is not None and len(found.ids) > sampling.max_tokens + 1:
+            raise LiteError(
+                f"{endpoint.url}: a reply of {len(found.ids)} tokens where {sampling.max_tokens} were asked;"
+                " use vLLM or llama-server"
+            )
+        return found
 
     endpoint.map(work, range(len(prompts)), done)
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from lite import footprint, lengths
@@ -15,11 +16,16 @@ from lite.recipe import Recipe
 from lite.shape import PlainTokenizer, read_encoder, read_shape
 
 
-def expected(name: str, recipe: Recipe, folder: Path) -> dict[str, float] | None:
-    """What a stage should take by lite/footprint.py; None where the model's small files are not here."""
+def expected(
+    name: str, recipe: Recipe, folder: Path, is_done: Callable[[str], bool]
+) -> dict[str, float] | None:
+    """What a stage should take by lite/footprint.py; None where the model's small files are not here.
+
+    `is_done` says of which stages the folder holds what this recipe makes.
+    """
     with contextlib.suppress(LiteError, ImportError):
         shape, tokenizer = read_shape(recipe.model), PlainTokenizer(recipe.model)
-        known = lengths.of_run(recipe, folder, tokenizer) or lengths.at_most(recipe)
+        known = lengths.of_run(recipe, folder, tokenizer, is_done) or lengths.at_most(recipe)
         encoder = read_encoder(recipe.compressor.encoder)
         planner = footprint.Planner(recipe, shape, known, this_machine(), encoder)
         return planner.all()[name].shown()

@@ -19,10 +19,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from lite.errors import LiteError
+from lite.errors import LiteError, Unreachable
 
 ATTEMPTS = 8  # of one request
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 60.0
+SAY_EVERY_S = 15.0  # that requests are tried again
+CONNECT_S = 20.0
 LONGEST_WAIT_S = 600.0  # that a server may ask for with Retry-After
 MAX_BYTES = 32 << 20  # of a reply; more is no reply
 FLAG_KEY_ENV = "LITE_API_KEY"  # names the key of a server given with --endpoint
@@ -36,7 +38,8 @@ def base_url(url: str) -> str:
         parts = urlsplit(url.strip())
         parts.port  # noqa: B018, raises where it is no number
     except ValueError as fault:
-        raise LiteError(f"endpoint {url!r}: {fault}; give one such as http://127.0.0.1:8000/v1") from None
+        shown = repr(url) if not re.search("[@?#]", url) else "(not shown, it may hold a key)"
+        raise LiteError(f"endpoint {shown}: {fault}; give one such as http://127.0.0.1:8000/v1") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise LiteError(
             "endpoint: the URL holds a user, a query or a fragment; give the bare URL, and the key through the"
@@ -96,6 +99,7 @@ class Endpoint:
         self._key = key
         self._client: Any = None
         self._answered = False  # whether anything ever came back
+        self._say_after = 0.0  # when the user is told next that a request is tried again
         self._not_before = 0.0  # when the server takes requests again
 
     def map(
@@ -121,7 +125,7 @@ class Endpoint:
         async with httpx.AsyncClient(
             headers={"Content-Type": "application/json"}
             | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-            timeout=httpx.Timeout(self.timeout_s, connect=20.0),
+            timeout=httpx.Timeout(self.timeout_s, connect=CONNECT_S),
             limits=httpx.Limits(max_connections=self.num_parallel),
             trust_env=not loopback,  # else a proxy of the environment would be asked for 127.0.0.1
         ) as self._client:
@@ -153,12 +157,21 @@ class Endpoint:
             except _Again as failed:
                 fault = failed
             if attempt < ATTEMPTS:
+                self._say(f"{fault}; trying again")
                 pause = min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)
                 if fault.pause_s:
                     self._not_before = max(self._not_before, time.monotonic() + fault.pause_s)
                 else:
                     await asyncio.sleep(pause)
-        raise LiteError(f"{url}: {fault}, {ATTEMPTS} times in a row; the same command goes on from here")
+        raise Unreachable(f"{url}: {fault}, {ATTEMPTS} times in a row; the same command goes on from here")
+
+    def _say(self, what: str) -> None:
+        """Tell the user, but not all the time."""
+        from lite.progress import console  # not needed where a recipe is only read
+
+        if time.monotonic() >= self._say_after:
+            self._say_after = time.monotonic() + SAY_EVERY_S
+            console.print(f"  {self.url}: {what}")
 
     async def _try(self, method: str, url: str, body: dict[str, Any] | None) -> dict[str, Any]:
         import httpx
@@ -171,9 +184,10 @@ class Endpoint:
                     data += part
                     if len(data) > MAX_BYTES:
                         raise _Again(f"a reply of more than {MAX_BYTES >> 20} MB")
-        except httpx.ConnectError as fault:
+        except (httpx.ConnectError, httpx.ConnectTimeout) as fault:
             if not self._answered:
-                raise LiteError(f"{self.url}: nothing answers ({fault}); start the server first") from None
+                reason = str(fault) or f"no connection within {CONNECT_S:g} s"
+                raise Unreachable(f"{self.url}: nothing answers ({reason}); start the server first") from None
             raise _Again(f"no connection ({fault})") from None
         except httpx.InvalidURL as fault:
             raise LiteError(

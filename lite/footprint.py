@@ -25,9 +25,12 @@ REMEDIES = {
     "sampling": "{stage}.batch_size",
 }
 OWN_REMEDIES = {
+    ("annotate", "weights"): "annotate.method: rules or teacher, or a smaller model",
     ("annotate", "activations"): "annotate.batch_tokens",
     ("annotate", "logits"): "annotate.batch_tokens",
     ("compressor", "weights"): "compressor.encoder: a smaller one",
+    ("compress", "weights"): "compressor.encoder: a smaller one",
+    ("compress", "activations"): "compress.batch_size, then compressor.max_tokens",
     ("sft", "activations"): "sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens",
     ("chrpo", "KV cache"): "chrpo.prompts, then chrpo.max_tokens",
     ("chrpo", "sampling"): "chrpo.prompts",
@@ -207,9 +210,7 @@ class Planner:
             "traces": self._traces(),
             "annotate": self._annotate(),
             "compressor": self._compressor(),
-            "compress": Estimate(
-                ram={"Python, torch": IMPORTS}, disk=9 * self._text(), seconds=self._encode()
-            ),
+            "compress": self._compress(),
             "mixture": Estimate(ram={"Python": PYTHON + 10 * self._text()}, disk=5 * self._text(), seconds=5),
             "sft": self._sft(),
             "probe": self._probe(),
@@ -226,10 +227,6 @@ class Planner:
     def _text(self) -> float:
         """Bytes of all traces: four characters a token."""
         return 4.0 * self.recipe.problems.num_train * self.recipe.traces.num_samples * self.lengths.mean_reply
-
-    def _encode(self) -> float:
-        """Seconds to score every trace once with the encoder."""
-        return 5 + seconds_to_read(self.encoder, self.machine, self._text() / 4)
 
     def _model(
         self, terms: dict[str, float], disk: float, seconds: float, ram: dict[str, float] | None = None
@@ -269,7 +266,8 @@ class Planner:
             return Estimate(ram={"Python": PYTHON}, disk=self._text(), seconds=60)
         layer = self.machine.width * (4 * self.shape.hidden_size + 3 * self.shape.intermediate_size)
         logits = 4.0 * min(config.batch_tokens, 4096) * self.shape.vocab_size
-        terms = {"weights": self.size, "activations": config.batch_tokens * layer, "logits": logits}
+        size = weights(self.shape, False, self.machine.width)  # NF4 would add noise to what is compared
+        terms = {"weights": size, "activations": config.batch_tokens * layer, "logits": logits}
         tokens = num * LIKELIHOOD_PASSES * (self.lengths.mean_reply + self.lengths.mean_prompt)
         return self._model(
             terms, 4 * num * self.lengths.mean_reply, 2 * self.shape.num_params * tokens / self.machine.flops
@@ -287,6 +285,16 @@ class Planner:
         }
         read = config.epochs * self.recipe.annotate.num_traces * self.lengths.mean_reply
         return self._model(terms, 4.0 * encoder.num_params, 5 + seconds_to_train(encoder, self.machine, read))
+
+    def _compress(self) -> Estimate:
+        """Scoring every trace once with the encoder."""
+        encoder, width = self.encoder, 2 if self.machine.on_gpu else 4  # autocast on a GPU alone
+        tokens = self.recipe.compress.batch_size * min(self.recipe.compressor.max_tokens, self.lengths.row)
+        layer = 12 * encoder.hidden_size + width * (5 * encoder.hidden_size + 4 * encoder.intermediate_size)
+        terms = {"weights": 4.0 * encoder.num_params, "activations": float(tokens * layer)}  # of one layer
+        return self._model(
+            terms, 9 * self._text(), 5 + seconds_to_read(encoder, self.machine, self._text() / 4)
+        )
 
     def _sft(self) -> Estimate:
         config = self.recipe.sft

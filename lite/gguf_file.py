@@ -22,13 +22,13 @@ from lite.errors import LiteError
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 ALIGNMENT = 32  # of tensor data, where general.alignment does not say otherwise
 MAX_HEADER_BYTES = 2**28  # the largest vocabularies in use take about 2**24
-MAX_ITEMS = 2**21  # of one array; the largest vocabularies have about 2**19 merges
+MAX_ITEMS = 2**21  # of one array, and texts in all arrays; the largest vocabularies have about 2**19 merges
 MAX_DIMS, MAX_NAME_BYTES = 4, 63  # ggml's
 
 # Metadata types by number, as struct and numpy spell them; 8 is a text, 9 an array.
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 TEXT, ARRAY, BOOL = 8, 9, 7
-UINT32, INT32, FLOAT32 = 4, 5, 6
+FLOAT32 = 6
 
 # Tensor types by number: their name, values in a block, bytes of a block (ggml's).
 KINDS = {
@@ -105,7 +105,7 @@ class _Header:
     """A cursor over a file's header that never passes its end."""
 
     def __init__(self, path: Path, data: mmap.mmap):
-        self.path, self.data, self.at = path, data, 0
+        self.path, self.data, self.at, self.num_texts = path, data, 0, 0
         self.end = min(len(data), MAX_HEADER_BYTES)
 
     def fault(self, what: str) -> LiteError:
@@ -157,13 +157,14 @@ class _Header:
         kind = self.number("I", f"the type of {what}")
         if kind == TEXT:
             count = self.count("Q", 8, f"the length of {what}")
+            self.num_texts += count
         elif kind in SCALARS:
             width = struct.calcsize("<" + SCALARS[kind])
             count = self.count("Q", width, f"the length of {what}")
         else:
             raise self.fault(f"{what} is an array of type {kind}; texts and numbers only")
-        if count > MAX_ITEMS:
-            raise self.fault(f"{what} has {count} items; at most {MAX_ITEMS} are read")
+        if max(count, self.num_texts) > MAX_ITEMS:
+            raise self.fault(f"{what} has {count} items; at most {MAX_ITEMS} are read in all")
         if kind == TEXT:
             return [self.text(what) for _ in range(count)]
         start = self.skip(count * width, what)

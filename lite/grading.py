@@ -19,9 +19,10 @@ import threading
 from fractions import Fraction
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
-_SAID = re.compile(
-    r"\banswer\b(?:\s+is\b\s*:?|\s*:)\s*\**\s*(\S.*?)\s*\**\s*(?:\.(?=\s|$)|\n|$)", re.IGNORECASE
+_BRACE = re.compile(r"[{}]")
+_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
+_SAID = re.compile(  # linear in time, whatever a model repeats
+    r"\banswer\b(?:\s+is\b\s*:?|\s*:)[\s*]*([^\s*](?:[^\n.]|\.(?!\s|$))*)", re.IGNORECASE
 )
 _MATHS_SIGNS = re.compile(r"\\[!,;: ]|\\left|\\right|\\displaystyle|\\\(|\\\)|\\\[|\\\]|\\?\$|[€£]|~")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
@@ -44,15 +45,18 @@ SECONDS = 5  # for one step of math-verify
 
 def _boxed(text: str) -> str | None:
     """What stands in the last complete box."""
-    for start in reversed([match.end() for match in _BOX.finditer(text)]):
-        depth = 1
-        for place in range(start, len(text)):
-            if text[place - 1] == "\\" and text[place - 2 : place] != "\\\\":
-                continue  # \{ and \} are braces of the answer itself
-            depth += {"{": 1, "}": -1}.get(text[place], 0)
-            if depth == 0:
-                return text[start:place].strip()
-    return None
+    boxes = {match.end() - 1 for match in _BOX.finditer(text)}  # their opening braces
+    opened: list[int] = []
+    start, end = -1, 0
+    for brace in _BRACE.finditer(text):
+        place = brace.start()
+        if text[max(place - 1, 0) : place] == "\\" and text[max(place - 2, 0) : place] != "\\\\":
+            continue  # \{ and \} are braces of the answer itself
+        if brace[0] == "{":
+            opened.append(place)
+        elif opened and (begin := opened.pop()) in boxes and begin > start:
+            start, end = begin, place
+    return text[start + 1 : end].strip() if start >= 0 else None
 
 
 def final_answer(text: str) -> str | None:
@@ -62,7 +66,7 @@ def final_answer(text: str) -> str | None:
         return answer or None
     for pattern in (_HASHES, _SAID):
         if found := pattern.findall(text):
-            return found[-1].strip("$ ") or None
+            return found[-1].rstrip("* \t").strip("$ ") or None
     return text.strip() if plain_number(text) is not None else None
 
 
@@ -79,6 +83,8 @@ def plain_number(answer: str) -> tuple[Fraction, bool] | None:
 
     Plain: a sign, an integer, a decimal, a fraction or a mixed number, with or without a unit after it.
     """
+    if len(answer) > MAX_CHARS:
+        return None
     text = _FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ", _clean(answer)).strip()
     match = _NUMBER.match(text)
     if match is None:
@@ -114,7 +120,7 @@ def _same_by_math_verify(answer: str, gold: str) -> bool:
 
 def same(answer: str, gold: str) -> bool:
     """Whether two answers mean the same."""
-    if len(answer) > MAX_CHARS:
+    if max(len(answer), len(gold)) > MAX_CHARS:
         return False
     ours, theirs = _clean(answer), _clean(gold)
     if ours and (ours == theirs or (ours.lower() == theirs.lower() and ours.isalpha())):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -96,11 +96,12 @@ def _num_rows(recipe: Recipe) -> int:
     return round(traces * len(tokens.RATIOS) / (1 - recipe.mixture.policy_share))
 
 
-def of_run(recipe: Recipe, folder: Path, tokenizer: PlainTokenizer | None) -> Lengths | None:
-    """Lengths of what a run folder holds: its rows, else its problems; None where it holds neither."""
-    rows, problems = folder / "mixture" / "rows.jsonl", folder / "problems" / "train.jsonl"
-    if rows.is_file() and (read := read_records(rows, Row)):
-        return of_rows(read, tokenizer, recipe.sft.max_tokens, len(read))
-    if problems.is_file() and (read := read_records(problems, Problem)):
-        return of_problems(read, tokenizer, recipe)
+def of_run(
+    recipe: Recipe, folder: Path, tokenizer: PlainTokenizer | None, is_done: Callable[[str], bool]
+) -> Lengths | None:
+    """Lengths of what a run folder holds of stages that are done: its rows, else its problems; None for neither."""
+    if is_done("mixture") and (rows := read_records(folder / "mixture" / "rows.jsonl", Row)):
+        return of_rows(rows, tokenizer, recipe.sft.max_tokens, len(rows))
+    if is_done("problems") and (problems := read_records(folder / "problems" / "train.jsonl", Problem)):
+        return of_problems(problems, tokenizer, recipe)
     return None

@@ -37,13 +37,20 @@ COLUMNS = {  # what a problem's parts are called, the first that is there
 }
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's marks, such as <<48/2=24>>
 _GSM8K = re.compile(r"(.*)####\s*(\S.*)", re.DOTALL)
-_CONCLUSION = re.compile(r"\s*####[^\n]*(?:\n+The answer is:[^\n]*)?\s*\Z|\s*\n+The answer is:[^\n]*\s*\Z")
+_CONCLUSION = re.compile(
+    r"(?<!\s)\s*####[^\n]*(?:\n+The answer is:[^\n]*)?\s*\Z|(?<!\s)\s*\nThe answer is:[^\n]*\s*\Z"
+)
 _HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which no file can hold
 
 
 def _key(question: str) -> str:
     """What makes two questions the same: their words."""
     return " ".join(question.split()).casefold()
+
+
+def _id_of(key: str) -> str:
+    """An id made from a question's `_key`."""
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
 
 
 def _text(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
@@ -87,8 +94,7 @@ def to_problem(row: Mapping[str, Any], source: Source, where: str) -> Problem:
     if not answer:
         raise LiteError(f"{where}: no answer; {needs}")
     cot = _CONCLUSION.sub("", _CALCULATOR.sub("", cot)).strip()
-    made = hashlib.sha256(_key(question).encode()).hexdigest()[:12]
-    return Problem(id or made, question, answer, cot)
+    return Problem(id or _id_of(_key(question)), question, answer, cot)
 
 
 def _gym(task: str, num: int, seed: int) -> Iterator[Problem]:
@@ -98,8 +104,10 @@ def _gym(task: str, num: int, seed: int) -> Iterator[Problem]:
             import reasoning_gym
     except ImportError:
         raise LiteError(f"source gym:{task} needs reasoning-gym; install extra-cot-lite[train]") from None
+    # Its item i of seed s is item i + 1 of seed s - 1 in most tasks, so seeds side by side would share problems.
+    apart = random.Random(f"{task}/{seed}").getrandbits(31)
     try:
-        data = reasoning_gym.create_dataset(task, size=num, seed=seed)
+        data = reasoning_gym.create_dataset(task, size=num, seed=apart)
     except ValueError:
         raise LiteError(f"gym:{task}: reasoning-gym has no such task; try gym:gsm_symbolic") from None
     except AssertionError as fault:  # composite, which wants settings
@@ -123,7 +131,8 @@ def generate(name: str, num: int, seed: int) -> Iterator[Problem]:
 def _stored(source: Source, order: random.Random | None) -> Iterator[Problem]:
     """The problems of a file or a Hub data set, in its order or shuffled; repeated questions left in.
 
-    A bad row of a file is a fault; the Hub's cannot be mended by a user and are counted and left out.
+    A bad row of a file is a fault. The Hub's cannot be mended by a user: bad rows are counted and left out, and one
+    whose id stands for another question, too, gets its question's.
     """
     rows = sources.rows(source.name)
     places = list(range(len(rows)))
@@ -141,8 +150,11 @@ def _stored(source: Source, order: random.Random | None) -> Iterator[Problem]:
             if left_out == len(places):
                 raise
             continue
-        if owners.setdefault(problem.id, _key(problem.question)) != _key(problem.question):
-            raise LiteError(f"{where}: id {problem.id!r} stands for two questions; make ids unique")
+        key = _key(problem.question)
+        if owners.setdefault(problem.id, key) != key:
+            if mendable:
+                raise LiteError(f"{where}: id {problem.id!r} stands for two questions; make ids unique")
+            problem = dataclasses.replace(problem, id=_id_of(key))
         yield problem
     if not places:
         raise LiteError(

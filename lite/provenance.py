@@ -47,8 +47,13 @@ MODEL_FILES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # weights, 
 
 @functools.cache
 def _sha256_of_state(path: Path, num_bytes: int, mtime_ns: int) -> str:
-    """`sha256`, once in a process for a file that does not change."""
     return sha256(path)
+
+
+def sha256_unchanged(path: Path) -> str:
+    """`sha256`, once in a process for a file that does not change."""
+    state = path.stat()
+    return _sha256_of_state(path, state.st_size, state.st_mtime_ns)
 
 
 def model_content(model: str) -> str | dict[str, str]:
@@ -59,7 +64,6 @@ def model_content(model: str) -> str | dict[str, str]:
     folder = Path(backend.resolve(model))
     if not folder.is_dir():
         return model
-    states = {path: path.stat() for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES}
     return {
-        path.name: _sha256_of_state(path, state.st_size, state.st_mtime_ns) for path, state in states.items()
+        path.name: sha256_unchanged(path) for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES
     }

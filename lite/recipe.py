@@ -38,9 +38,12 @@ def _require(ok: bool, message: str) -> None:
 
 
 # The bounds of numbers, as a message says them and as they are checked.
-Count = Annotated[int, ("be 1 or more", lambda number: number >= 1)]
-CountOrNone = Annotated[int, ("be 0 or more", lambda number: number >= 0)]
-Steps = Annotated[int, ("be 1 or more, or -1 for as many as the epochs take", lambda n: n == -1 or n > 0)]
+MOST = 10**9
+Count = Annotated[int, (f"be 1 or more, {MOST} at most", lambda number: 1 <= number <= MOST)]
+CountOrNone = Annotated[int, (f"be 0 or more, {MOST} at most", lambda number: 0 <= number <= MOST)]
+Steps = Annotated[
+    int, ("be 1 or more, or -1 for as many as the epochs take", lambda n: n == -1 or 0 < n <= MOST)
+]
 Positive = Annotated[float, ("be greater than 0", lambda number: number > 0)]
 NotNegative = Annotated[float, ("be 0 or more", lambda number: number >= 0)]
 Share = Annotated[float, ("lie in 0..1", lambda number: 0 <= number <= 1)]
@@ -277,7 +280,7 @@ class Evaluate(Section):
     """The report, on the GGUF through llama.cpp."""
 
     modes: tuple[str, ...] = (BASE, *MODES[:-1], SFT_POLICY, POLICY)
-    temperature: NotNegative = 0.0  # 0 is greedy
+    temperature: Annotated[float, ("lie in 0..100", lambda number: 0 <= number <= 100)] = 0.0  # 0 is greedy
     top_p: SomeShare = 0.9  # where temperature is not 0
     max_tokens: Count = 4096
     batch_size: Count = 16  # sequences decoded together

@@ -18,7 +18,7 @@ from typing import Any
 
 from lite import backend
 from lite.errors import LiteError
-from lite.tokens import CONTROL_TOKENS
+from lite.tokens import CONTROL_TOKENS, without_opened_think
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,8 @@ class PlainTokenizer:
         settings = fetch(model, "tokenizer_config.json", online)
         self.settings = _object(model, "tokenizer_config.json", settings) if settings else {}
         template = fetch(model, "chat_template.jinja", online)
-        self.template = template or self.settings.get("chat_template") or ""
+        template = template or self.settings.get("chat_template") or ""
+        self.template = without_opened_think(template) if isinstance(template, str) else template
         self.eos_token = self._text("eos_token")
         self.eos_token_id = self._tokenizer.token_to_id(self.eos_token)
         if self.eos_token_id is None:
@@ -260,5 +261,5 @@ class PlainTokenizer:
                 bos_token=self._text("bos_token"),
                 eos_token=self.eos_token,
             )
-        except (TemplateError, TypeError, ArithmeticError, RecursionError) as fault:
+        except Exception as fault:  # a template may raise what Python does
             raise LiteError(f"the model's chat template fails ({fault}); give a chat model") from None

@@ -25,9 +25,9 @@ from typing import Any
 from lite import costs, ranks, sources
 from lite import recipe as recipes
 from lite.endpoint import Endpoint, base_url, optional_key
-from lite.errors import LiteError
+from lite.errors import LiteError, Unreachable
 from lite.progress import console
-from lite.provenance import model_content, sha256, versions
+from lite.provenance import model_content, sha256, sha256_unchanged, versions
 from lite.recipe import Recipe
 from lite.records import atomic_write, write_json
 
@@ -99,12 +99,14 @@ class Run:
         }
         if name != "problems":
             what["model"] = model_content(self.recipe.model)
+        if name == "traces":
+            what["four_bit"] = self.recipe.sft.four_bit  # of the model that samples
         if name == "export":
             what["name"] = self.recipe.name  # the GGUFs carry it
         if name == "problems":
             named = [*self.recipe.problems.source, *self.recipe.problems.eval]
             files = [sources.local_file(source.name) for source in named]
-            what["files"] = [sha256(file) if file else None for file in files]
+            what["files"] = [sha256_unchanged(file) if file else None for file in files]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     def manifest(self, name: str) -> dict[str, Any] | None:
@@ -144,6 +146,8 @@ class Run:
         ranks.wait()
         try:
             self._finish_stage(this, fingerprint)
+        except Unreachable:
+            raise  # this stage goes on once the server is back
         except LiteError:
             if ranks.is_main():
                 self._put_back(name)
@@ -190,7 +194,7 @@ class Run:
     def _finish_stage(self, this: Stage, fingerprint: str) -> None:
         """Do the work of a stage in its folder, then write its manifest."""
         folder = self.path(this.name)
-        expected = costs.expected(this.name, self.recipe, self.folder)
+        expected = costs.expected(this.name, self.recipe, self.folder, self.is_done)
         costs.reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -40,6 +41,24 @@ from lite.grading import final_answer, is_correct, plain_number, same
 )
 def test_final_answer(text, answer):
     assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("The answer is 5" + " " * 20_000 + "x", None),
+        ("#### 5" + " " * 20_000 + "x", None),
+        ("\\boxed{" * 20_000 + "1}", "1"),
+        ("9" * 20_000, None),  # more digits than int() takes
+        ("1/" + "3" * 20_000, None),
+    ],
+)
+def test_a_reply_that_repeats_itself(text, answer):
+    started = time.process_time()
+    found = final_answer(text)
+    assert found == answer or (answer is None and not same(found, "5"))
+    assert not is_correct(text, "9" * 5_000)
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ import typer
 
 from lite.cli import laptop, training  # noqa: F401, each adds its verbs to the app
 from lite.cli.app import app
-from lite.errors import LiteError
+from lite.errors import LiteError, printable
 
 TRAIN_PACKAGES = (
     "unsloth",
     "torch",
     "transformers",
+    "huggingface_hub",
     "trl",
     "peft",
     "datasets",
@@ -49,7 +50,7 @@ UsageError = typer.BadParameter.__base__  # every fault of the command line; typ
 
 
 def _fail(message: str) -> None:
-    text = " ".join(message.split())
+    text = printable(" ".join(message.split()))
     print("error:", text if len(text) <= LONGEST else f"{text[:LONGEST]} ...", file=sys.stderr)
     sys.exit(2)
 

@@ -47,7 +47,7 @@ ModelArgument = Annotated[
     ),
 ]
 NumOption = Annotated[
-    int | None, typer.Option("--num", min=1, help="How many problems. Default: all of a file.")
+    int | None, typer.Option("--num", min=1, max=10**9, help="How many problems. Default: all of a file.")
 ]
 EndpointOption = Annotated[
     str,
@@ -77,7 +77,7 @@ def mode_of(text: str) -> str:
 
 
 def ratios_of(text: str) -> list[float]:
-    """Ratios parted by commas, each in (0, 1]."""
+    """Ratios parted by commas, each in (0, 1] and once."""
     ratios = []
     for part in filter(None, map(str.strip, text.split(","))):
         try:
@@ -88,7 +88,7 @@ def ratios_of(text: str) -> list[float]:
             raise LiteError(f"ratio {part}: must lie in (0, 1]")
     if not ratios:
         raise LiteError("--ratio is empty; give some in (0, 1], such as 0.2,0.4")
-    return ratios
+    return list(dict.fromkeys(ratios))
 
 
 def dial_of(ratio: str | None, effort: str | None, budget: int | None, *, thinking: bool) -> str | None:

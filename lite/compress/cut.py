@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import pretrained, recipe
+from lite import backend, pretrained, recipe
 from lite.compress.compress import cohere, compress, encoder
 from lite.compress.compressor import CompressorModel
 from lite.errors import LiteError
@@ -91,6 +91,8 @@ def shorten_file(
         cots.append(cot)
     if not cots:
         raise LiteError(f"{source}: no chains of thought in it; write one JSON object per line")
+    counted = None
+    if tokenizer is not None:
+        counted = pretrained.load_tokenizer(backend.resolve(tokenizer), f"tokenizer {tokenizer!r}")
     compressor = load(folder)
-    counted = None if tokenizer is None else pretrained.load_tokenizer(tokenizer, f"tokenizer {tokenizer!r}")
     yield from shorten(compressor, cots, questions, ratios, ids=ids, tokenizer=counted)

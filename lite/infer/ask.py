@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lite.errors import LiteError
+from lite.errors import LiteError, printable
 from lite.grading import final_answer, same
 from lite.infer.engine import Engine
 from lite.infer.request import Answer, Ask
-from lite.infer.screen import Screen, counts, printable
+from lite.infer.screen import Screen, counts
 from lite.tokens import RATIOS
 
 SAMPLE_TEMPERATURE = 0.7  # of the second opinion

@@ -120,7 +120,9 @@ class Slots:
                 llama_cpp.llama_memory_seq_cp(self.memory, donor, slot, -1, -1)
             else:
                 shared = 0
-        llama_cpp.llama_memory_seq_rm(self.memory, slot, shared, -1)
+        if not llama_cpp.llama_memory_seq_rm(self.memory, slot, shared, -1):
+            shared = 0  # a recurrent model's state holds all or nothing
+            llama_cpp.llama_memory_seq_rm(self.memory, slot, -1, -1)
         self.held[slot], self.fed[slot], self.jobs[slot] = prompt, shared, job
         self.free.remove(slot)
         self.feeding.append(slot)
@@ -167,7 +169,10 @@ class Slots:
                 ended.append(self._release(slot))
                 continue
             if place < self.fed[slot]:
-                llama_cpp.llama_memory_seq_rm(self.memory, slot, place, -1)
+                if not llama_cpp.llama_memory_seq_rm(self.memory, slot, place, -1):
+                    raise LiteError(
+                        "a recurrent model takes no token back; ask it without a budget, or use a transformer"
+                    )
                 self.fed[slot] = place
             self.next[slot] = token
             going.append(slot)

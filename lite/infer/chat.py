@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lite.errors import LiteError
+from lite.errors import LiteError, printable
 from lite.infer.engine import Engine
 from lite.infer.request import Ask, Message
-from lite.infer.screen import Screen, counts, printable
+from lite.infer.screen import Screen, counts
 
 HELP = """\
 /ratio R    think at 0.2, 0.4, 0.6, 0.8 or 1.0 of the full length; policy lets the model choose
@@ -49,6 +49,8 @@ class Chat:
                 line = input("> " if terminal else "").strip()
             except EOFError:
                 return
+            except UnicodeDecodeError:
+                raise LiteError("stdin is not UTF-8 text; write the question as text") from None
             except KeyboardInterrupt:
                 print("\n/quit or Ctrl-D leaves", file=sys.stderr)
                 continue
@@ -82,7 +84,7 @@ class Chat:
         elif name == "/budget" and value == "off":
             self._set(mode=None, budget=None)
         elif name == "/budget":
-            if not value.isdecimal():
+            if not value.isdecimal() or len(value) > 9:
                 raise LiteError(f"/budget {value}: give a number of tokens, or off")
             self._set(mode=None, budget=int(value))
         else:

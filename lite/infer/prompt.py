@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jinja2
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from lite.errors import LiteError
@@ -103,8 +102,8 @@ class Prompts:
                 bos, eos = self.model.special_text()
                 self._formatter = Jinja2ChatFormatter(self.model.template, eos_token=eos, bos_token=bos)
             rest = self._formatter(messages=turns, **dial).prompt
-        except (jinja2.TemplateError, TypeError, ValueError, RecursionError, OverflowError) as fault:
-            raise LiteError(  # ValueError is also the template's own raise_exception
+        except Exception as fault:  # a template may raise what Python does
+            raise LiteError(
                 f"{name}: its chat template fails on the turns {', '.join(roles)} ({fault});"
                 " use other turns, or another GGUF"
             ) from None

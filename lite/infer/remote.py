@@ -32,6 +32,10 @@ def generate(
         ids = completion.ids
         if ids is None:
             ids = engine.model.tokenise(completion.text, special=True)
+        elif any(id >= engine.model.num_vocab for id in ids):  # llama.cpp would end the process
+            raise LiteError(
+                f"{endpoint.url}: token {max(ids)} is none of {engine.path.name}; serve that model"
+            )
         elif ids and ids[-1] in engine.model.lexicon.ends:
             ids = ids[:-1]
         stop = "eos" if completion.ended else "length"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
+from lite.errors import printable
 from lite.infer.request import Answer, Stream
 
 _DIM, _PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
-_HARMLESS = str.maketrans({code: None for code in (*range(9), *range(11, 32), *range(127, 160))})
 
 
 class Screen:
@@ -51,11 +51,6 @@ class Screen:
             elif counting and num_think:
                 print(_ERASE_LINE, end="", file=sys.stderr, flush=True)
         return stream.answer()
-
-
-def printable(text: str) -> str:
-    """The text without what a terminal would obey."""
-    return text.translate(_HARMLESS)
 
 
 def counts(answer: Answer) -> str:

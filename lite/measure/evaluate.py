@@ -257,7 +257,7 @@ def _keep_replies_of(out: Path, inputs: dict[str, Any]) -> None:
         if _replies_path(out, mode).exists():
             raise LiteError(f"{_replies_path(out, mode)}: is there and not lite's; choose another folder")
     same = all(before.get(key) == inputs[key] for key in ("problems", "settings"))
-    for mode in ORDER:
-        if mode in before["modes"] and not (same and before["modes"][mode] == inputs["modes"].get(mode)):
+    for mode, digest in before["modes"].items():
+        if mode in ORDER and not (same and digest == inputs["modes"].get(mode, digest)):
             _replies_path(out, mode).unlink(missing_ok=True)
-    write_json(path, inputs)
+    write_json(path, inputs | {"modes": before["modes"] | inputs["modes"]} if same else inputs)

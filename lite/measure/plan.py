@@ -63,13 +63,13 @@ def _problems(recipe: Recipe) -> list[Problem]:
         return read_records(run.path("problems", "train.jsonl"), Problem)
 
 
-def look(recipe: Recipe, folder: Path, tokenizer: PlainTokenizer | None) -> tuple[list[Row], Lengths]:
+def look(run: Run, tokenizer: PlainTokenizer | None) -> tuple[list[Row], Lengths]:
     """A row of each kind, and how long the texts are: from the run's mixture, else from its problems or their source."""
-    mixture, train = folder / "mixture" / "rows.jsonl", folder / "problems" / "train.jsonl"
-    known = lengths.of_run(recipe, folder, tokenizer)
-    if known and mixture.is_file() and (rows := read_records(mixture, Row)):
+    recipe = run.recipe
+    known = lengths.of_run(recipe, run.folder, tokenizer, run.is_done)
+    if known and run.is_done("mixture") and (rows := read_records(run.path("mixture", "rows.jsonl"), Row)):
         return _of_each_kind(rows), known
-    found = read_records(train, Problem) if known else _problems(recipe)
+    found = read_records(run.path("problems", "train.jsonl"), Problem) if known else _problems(recipe)
     solved = [problem for problem in found if problem.cot.strip()] or found
     return _of_each_kind(lengths.rows_of(solved[0])), known or lengths.of_problems(found, tokenizer, recipe)
 
@@ -138,7 +138,7 @@ def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
         raise LiteError(f"card {card!r} is unknown; use one of {', '.join(CARDS)}")
     machine = CARDS[card] if card else this_machine()
     shape = read_shape(recipe.model, online=True)
-    notes: list[str] = []
+    run, notes = Run(recipe, folder), list[str]()
     tokenizer: PlainTokenizer | None = None
     rows: Sequence[Row] = ()
     try:
@@ -146,7 +146,7 @@ def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
     except LiteError as fault:
         notes.append(f"no tokenizer: {fault}")
     try:
-        rows, known = look(recipe, folder, tokenizer)
+        rows, known = look(run, tokenizer)
     except LiteError as fault:
         notes.append(f"no rows: {fault}; lengths are the recipe's limits")
         known = lengths.at_most(recipe)
@@ -162,7 +162,6 @@ def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
         console.print("\n" + render(tokenizer, row))
     for note in notes:
         console.print("\n" + note)
-    run = Run(recipe, folder)
     console.print(f"\nexpected on {machine.name} ({'bf16' if machine.bf16 else 'fp32'})")
     Console(highlight=False).print(table(estimates, run, machine))
     for name in ("sft", "chrpo"):

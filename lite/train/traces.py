@@ -11,8 +11,8 @@ itself, method "gold" takes the worked solutions of the data set.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,25 +112,41 @@ def conclusion(answer: str) -> str:
     return f"The answer is \\boxed{{{answer}}}."
 
 
-def gold_traces(problems: Sequence[Problem]) -> list[Trace]:
-    """The worked solutions as traces; one that contradicts its problem's answer or writes a control token is left out."""
-    return [
-        Trace(f"{problem.id}/gold", problem.question, problem.answer, problem.cot, conclusion(problem.answer))
-        for problem in problems
-        if problem.cot
-        and not any(token in problem.cot for token in tokens.CONTROL_TOKENS)
-        and ((said := grading.final_answer(problem.cot)) is None or grading.same(said, problem.answer))
-    ]
+def gold_trace(problem: Problem, markers: Collection[str]) -> Trace | None:
+    """A worked solution as a trace; None where there is none, it contradicts its problem's answer, or holds a marker.
+
+    One that a reasoning model wrote brings its own think span.
+    """
+    reply = tokens.parse_reply(problem.cot)
+    said = grading.final_answer(reply.visible)
+    if said is not None and not grading.same(said, problem.answer):
+        return None
+    think, visible = (reply.think, reply.visible) if reply.closed else (problem.cot, "")
+    trace = Trace(f"{problem.id}/gold", problem.question, problem.answer, think, visible)
+    if not visible:
+        trace = replace(trace, visible=conclusion(problem.answer))
+    return trace if think and not _holds(trace, markers) else None
 
 
-def sampled_trace(sample: Sample, problem: Problem) -> Trace | None:
-    """A correct reply as a trace; None for a wrong one, or one whose think span is not closed."""
+def sampled_trace(sample: Sample, problem: Problem, markers: Collection[str]) -> Trace | None:
+    """A correct reply as a trace; None for a wrong one, one whose think span is not closed, or that holds a marker."""
     if not sample.correct or not (sample.closed or not sample.think):
         return None
     think, visible = sample.think, sample.visible
     if not sample.closed:  # no think span at all
         think, visible = visible, conclusion(problem.answer)
-    return Trace(sample.id, problem.question, problem.answer, think, visible) if think else None
+    trace = Trace(sample.id, problem.question, problem.answer, think, visible)
+    return trace if think and not _holds(trace, markers) else None
+
+
+def _markers(tokenizer) -> frozenset[str]:
+    """What the text of a trace must not hold: SFT would teach it in the middle of a reply."""
+    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return frozenset({tokens.THINK_OPEN, tokens.THINK_CLOSE, *special})
+
+
+def _holds(trace: Trace, markers: Collection[str]) -> bool:
+    return any(marker in text for text in (trace.think, trace.visible) for marker in markers)
 
 
 def _write(run: Run, tokenizer, traces: list[Trace]) -> dict[str, Any]:
@@ -143,12 +159,14 @@ def run(run: Run) -> dict[str, Any]:
     config = run.recipe.traces
     problems = {problem.id: problem for problem in read_records(run.path("problems", "train.jsonl"), Problem)}
     tokenizer = backend.load_tokenizer(run.recipe.model)
+    markers = _markers(tokenizer)
     if config.method == "gold":
-        traces = gold_traces(list(problems.values()))
+        made = (gold_trace(problem, markers) for problem in problems.values())
+        traces = list(filter(None, made))
         if not traces:
             raise LiteError(
-                f"traces.method = gold: none of {len(problems)} problems has a worked solution; name its column "
-                "(cot) in problems.source, or sample"
+                f"traces.method = gold: none of {len(problems)} problems has a worked solution that leads to its answer;"
+                " name its column (cot) in problems.source, or sample"
             )
         return _write(run, tokenizer, traces)
     tasks = []
@@ -170,7 +188,7 @@ def run(run: Run) -> dict[str, Any]:
         seed=run.recipe.seed,
         name="traces",
     )
-    made = (sampled_trace(sample, problems[sample.id.rpartition("/")[0]]) for sample in samples)
+    made = (sampled_trace(sample, problems[sample.id.rpartition("/")[0]], markers) for sample in samples)
     traces = sorted(filter(None, made), key=lambda trace: trace.id)
     if not traces:
         raise LiteError(

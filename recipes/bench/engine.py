@@ -2,7 +2,7 @@
 
     python recipes/bench/engine.py --small smollm2-q8_0.gguf --quickstart runs/quickstart/export/quickstart-q8_0.gguf
 
-Four parts, in one run on one machine, greedy, with as many threads for everyone:
+Three parts, in one run on one machine, greedy, with as many threads for everyone:
 1. `batched`: every problem at five ratios (a GGUF without a dial is asked with five different last words instead):
    our batched engine, `create_completion` one after the other (its prefix cache on, sweeps in its favour one after
    the other), and xllamacpp's server in process with as many slots. Texts must be the same as one by one.

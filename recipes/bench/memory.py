@@ -45,7 +45,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Recipe(model=options.model, sft=config), Path(folder))
         write_records(run.path("mixture", "rows.jsonl"), rows)
-        expected = costs.expected("sft", run.recipe, run.folder)
+        expected = costs.expected("sft", run.recipe, run.folder, lambda stage: stage == "mixture")
         costs.reset_peak_memory()
         told = sft.run(run)
         measured = costs.peak_memory_gb()

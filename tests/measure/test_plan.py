@@ -12,7 +12,7 @@ from lite.footprint import Planner
 from lite.machine import CARDS
 from lite.measure import plan
 from lite.recipe import parse
-from lite.records import Problem, Row, write_records
+from lite.records import Problem, Row, write_json, write_records
 from lite.shape import PlainTokenizer, read_shape
 from lite.stages import Run
 
@@ -32,19 +32,26 @@ def rows_of(run) -> None:
     write_records(run.path("mixture", "rows.jsonl"), [*rows, Row("b", "1.0", "2+2?", 1.0, "y" * 500, "4")])
 
 
+def done(run, name) -> None:
+    write_json(run.path(name, "manifest.json"), {"fingerprint": run.fingerprint(name), "bytes": {}})
+
+
 def test_rows_come_from_the_mixture_else_from_problems_else_from_the_source(tmp_path):
     recipe, tokenizer = parse("problems: {num_train: 20}"), PlainTokenizer("quickstart")
     run = Run(recipe, tmp_path)
-    rows, known = plan.look(recipe, tmp_path, tokenizer)
+    rows, known = plan.look(run, tokenizer)
     assert [row.mode for row in rows] == ["1.0", "policy"] and rows[0].think
     assert known.num_rows == round(20 * 5 / 0.85) and known.prompt < known.row < 640
     write_records(
         run.path("problems", "train.jsonl"), [Problem("a", "1+1?", "2"), Problem("b", "1+1=?", "2", "2.")]
     )
-    rows, _ = plan.look(recipe, tmp_path, tokenizer)
+    assert plan.look(run, tokenizer)[0][0].id != "b"  # another recipe's, for all that is known
+    done(run, "problems")
+    rows, _ = plan.look(run, tokenizer)
     assert rows[0].id == "b"  # the one with a worked solution
     rows_of(run)
-    rows, known = plan.look(recipe, tmp_path, tokenizer)
+    done(run, "mixture")
+    rows, known = plan.look(run, tokenizer)
     assert [row.mode for row in rows] == ["0.2", "policy"] and known.num_rows == 4
     assert known.row > 400 > known.prompt
 
@@ -125,6 +132,6 @@ def test_the_machine_here(monkeypatch):
 
 
 def test_the_tiny_model_takes_little():
-    known = plan.look(parse(""), plan.Path("nowhere"), None)[1]
+    known = plan.look(Run(parse(""), plan.Path("nowhere")), None)[1]
     estimates = Planner(parse("sft: {batch_size: 16}"), read_shape("quickstart"), known, CARDS["cpu"]).all()
     assert sum(estimates["sft"].ram.values()) < 3e9

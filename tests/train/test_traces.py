@@ -92,15 +92,16 @@ def test_a_base_without_a_think_span_learns_it_from_its_own_replies():
     def sample(think, visible, closed, correct=True):
         return traces.Sample("p/0", correct, closed, 3, think, visible)
 
-    plain = traces.sampled_trace(sample("", "1 + 1 = 2, so \\boxed{2}", False), problem)
+    plain = traces.sampled_trace(sample("", "1 + 1 = 2, so \\boxed{2}", False), problem, ())
     assert plain == Trace("p/0", "1 + 1?", "2", "1 + 1 = 2, so \\boxed{2}", "The answer is \\boxed{2}.")
-    assert traces.sampled_trace(sample("hm", "\\boxed{2}", True), problem).visible == "\\boxed{2}"
+    assert traces.sampled_trace(sample("hm", "\\boxed{2}", True), problem, ()).visible == "\\boxed{2}"
     for other in (
         sample("hm", "", False),
         sample("", "\\boxed{3}", False, False),
         sample("", "\\boxed{2}", True),
+        sample("<think> hm", "\\boxed{2}", True),  # would teach two spans
     ):
-        assert traces.sampled_trace(other, problem) is None
+        assert traces.sampled_trace(other, problem, {"<think>"}) is None
 
 
 def test_gold_traces_are_the_worked_solutions(make_run):
@@ -111,12 +112,16 @@ def test_gold_traces_are_the_worked_solutions(make_run):
         Problem("c", "q", "3", "So $x=\\boxed{4}$."),  # contradicts its answer
         Problem("d", "q", "3"),
         Problem("e", "q", "3", "<COMP_20> So 3."),  # would train the dial
+        Problem("f", "q", "5", "<think>\n2 + 3 = 5\n</think>\n\nIt is 5."),  # a reasoning model's
+        Problem("g", "q", "5", "<think>\n2 + 3 = 5"),
+        Problem("h", "q", "5", "2 + 3 = 5<|im_end|>"),  # would end replies in the middle
     ]
     write_records(run.path("problems", "train.jsonl"), given)
-    assert traces.run(run)["traces"] == 2
+    assert traces.run(run)["traces"] == 3
     found = read_records(run.path("traces", "traces.jsonl"), Trace)
-    assert [trace.id for trace in found] == ["a/gold", "b/gold"]
+    assert [trace.id for trace in found] == ["a/gold", "b/gold", "f/gold"]
     assert (found[0].think, found[0].visible) == ("48/2 = 24\n48+24 = 72", "The answer is \\boxed{72}.")
-    write_records(run.path("problems", "train.jsonl"), given[3:])
+    assert (found[2].think, found[2].visible) == ("2 + 3 = 5", "It is 5.")
+    write_records(run.path("problems", "train.jsonl"), given[3:5])
     with pytest.raises(LiteError, match="traces.method = gold: none of 2 problems has a worked solution"):
         traces.run(run)

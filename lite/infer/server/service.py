@@ -72,9 +72,13 @@ class Service:
                 Refused: _refuse,
                 HTTPException: _no_such_route,
                 ClientDisconnect: _gone,
-                Exception: _our_fault,
+                Exception: self.confess,
             },
         )
+
+    async def confess(self, request: Request, fault: Exception) -> Response:
+        self.metrics.responses[OUR_FAULT.status] += 1  # it is sent from outside of Guard
+        return refusal(OUR_FAULT)  # uvicorn logs it
 
     async def show_page(self, request: Request) -> Response:
         content, kind = self._pages[request.url.path]
@@ -253,7 +257,3 @@ async def _no_such_route(request: Request, fault: HTTPException) -> Response:
 
 async def _gone(*_: object) -> Response:
     return Response(status_code=GONE)
-
-
-async def _our_fault(_: Request, fault: Exception) -> Response:
-    return refusal(OUR_FAULT)  # uvicorn logs it
