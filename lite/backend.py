@@ -1,4 +1,4 @@
-"""The training backend: the only file that names Unsloth.
+"""The training backend: the only file that imports Unsloth.
 
 The same lines serve a CUDA card and a CPU; Unsloth picks its backend by itself. Heavy imports happen inside
 the functions, and `prepare` first: Unsloth patches transformers, TRL and PEFT and must come before them.

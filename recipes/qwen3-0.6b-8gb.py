@@ -1,9 +1,8 @@
 """Qwen3-0.6B on one 8 GB card: GSM8K, MATH and MetaMathQA from the Hub, a smaller share of each.
 
 The whole pipeline in one file, to copy and change: the recipe is qwen3-0.6b-8gb.yaml, and the lines below are those of
-its values that are changed first. A run
-that was cut goes on from where it was with the same command. Not yet run on a GPU; see the recipe's header for
-what it should take.
+its values that are changed first. A run that was cut goes on from where it was with the same command. Not yet run on a
+GPU; see the recipe's header for what it should take.
 
     python qwen3-0.6b-8gb.py
 """

@@ -1,9 +1,8 @@
 """Qwen3-1.7B, the paper's model, on one 24 GB card: GSM8K, MATH and MetaMathQA from the Hub.
 
 The whole pipeline in one file, to copy and change: the recipe is qwen3-1.7b-24gb.yaml, and the lines below are those of
-its values that are changed first. A run
-that was cut goes on from where it was with the same command. Not yet run on a GPU; see the recipe's header for
-what it should take.
+its values that are changed first. A run that was cut goes on from where it was with the same command. Not yet run on a
+GPU; see the recipe's header for what it should take.
 
     python qwen3-1.7b-24gb.py
 """

@@ -16,8 +16,8 @@ from tiny_gguf import write_tiny_gguf
 
 from lite import cli, stages
 from lite.cli import training
-from lite.cli.app import mode_of
-from lite.infer.screen import printable
+from lite.cli.app import mode_of, ratios_of
+from lite.errors import printable
 from lite.tokens import MODES
 
 VERBS = (
@@ -194,6 +194,15 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "0"), "ratio 0: must lie in (0, 1]"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", ","), "--ratio is empty"),
+        (
+            ("compress", "one.jsonl", "--model", "folder", "--tokenizer", "gpt9"),
+            "model 'gpt9': no such folder",
+        ),
+        (
+            ("plan", "quickstart", "--set", "model=a b/c"),
+            "model 'a b/c': no such folder; give a folder, a hub",
+        ),
+        (("problems", "quickstart", "--num", "9" * 20), "not in the range 1<=x<=1000000000"),
         (("serve", "no.gguf", "--port", "0"), "no.gguf"),
         (("serve", "nix.gguf", "--port", "0"), "nix.gguf"),
         (("export", "nix", "--out", "x"), "'nix': no such folder"),
@@ -424,6 +433,24 @@ def test_ask_reads_stdin(lite, gguf, monkeypatch):
     assert lite("ask", gguf, "--max-tokens", "8")[:2] == (0, given)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
     code, _, err = lite("ask", gguf)
+    assert code == 2 and "stdin is not UTF-8 text" in err
+
+
+def test_a_ratio_said_twice_counts_once():
+    assert ratios_of("0.2,.2, 0.40,0.2") == [0.2, 0.4]
+
+
+def test_no_message_commands_a_terminal(lite):
+    code, _, err = lite("ask", "\x1b]0;evil\x07nix.gguf", "1+1?")
+    assert code == 2 and "]0;evilnix.gguf" in err and err.isprintable() is False and "\x1b" not in err
+
+
+def test_chat_s_odd_input(lite, gguf, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"/budget {'9' * 5000}\n/budget 30\n"))
+    code, _, err = lite("chat", gguf)
+    assert code == 0 and "give a number of tokens, or off" in err and "budget 30" in err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
+    code, _, err = lite("chat", gguf)
     assert code == 2 and "stdin is not UTF-8 text" in err
 
 

@@ -13,6 +13,7 @@ from lite import endpoint
 from lite.completions import Completion, Sampling, complete, complete_texts, read
 from lite.endpoint import Endpoint
 from lite.errors import LiteError
+from lite.infer import remote
 from lite.infer.engine import Engine
 from lite.infer.request import question
 from lite.measure.evaluate import evaluate
@@ -203,6 +204,29 @@ def test_a_server_without_token_ids_serves_with_its_text():
 def test_a_reply_that_does_not_fit(reply, message):
     with pytest.raises(LiteError, match=message):
         read(reply, 2, 0.1, native=False)
+
+
+@pytest.mark.parametrize("ids", [[2, -1], [2, 2**31], [True], "ab"])
+def test_what_are_no_token_ids(ids):
+    assert read(vllm("ab", ids), 2, 0.1, native=False).ids is None
+
+
+def test_more_tokens_than_were_asked():
+    with serve(lambda path, *_: MODELS if path == "/v1/models" else vllm("a", [2] * 42)) as server:
+        with pytest.raises(LiteError, match="a reply of 42 tokens where 40 were asked"):
+            texts(server.url, [[3, 4]])
+
+
+def test_a_token_that_the_gguf_has_not(engine):
+    """llama.cpp would end the process on it."""
+    ask = question("One?", "0.2", max_tokens=40)
+    num_prompt = len(engine.prompt(ask).ids)
+    other = vllm("x", [2, engine.model.num_vocab], num_prompt=num_prompt)
+    with serve(lambda path, *_: MODELS if path == "/v1/models" else other) as server:
+        with pytest.raises(
+            LiteError, match=f"token {engine.model.num_vocab} is none of .*; serve that model"
+        ):
+            remote.generate(engine, Endpoint(server.url), [ask], print, only=True)
 
 
 def test_half_a_character_is_replaced():

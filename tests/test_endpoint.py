@@ -12,7 +12,7 @@ from loopback import Act, serve
 
 from lite import endpoint
 from lite.endpoint import Endpoint, base_url, read_key
-from lite.errors import LiteError
+from lite.errors import LiteError, Unreachable
 
 GOOD = {"fine": True}
 
@@ -191,6 +191,19 @@ def test_a_url_with_a_secret_is_not_repeated(url):
     with pytest.raises(LiteError, match="give the bare URL") as raised:
         base_url(url)
     assert "secret" not in str(raised.value)
+    with pytest.raises(LiteError, match="Port could not be cast") as raised:
+        base_url(url.replace("host", "host:80x"))
+    assert "secret" not in str(raised.value)
+
+
+def test_a_server_that_is_away_is_told_once_in_a_while(capsys, monkeypatch):
+    with serve(lambda *_: Act("busy", status=503)) as server, pytest.raises(Unreachable, match="8 times"):
+        post(server)
+    assert capsys.readouterr().err.count("status 503 (busy); trying again\n") == 1
+    monkeypatch.setattr(endpoint, "SAY_EVERY_S", 0.0)
+    with serve(lambda *_: Act("busy", status=503)) as server, pytest.raises(Unreachable):
+        post(server)
+    assert capsys.readouterr().err.count("trying again\n") == 7
 
 
 def test_read_key(monkeypatch):

@@ -85,6 +85,15 @@ def test_at_most():
     assert (known.prompt, known.row, known.num_rows) == (50, 550, 100)  # 17 * 5 / 0.85
 
 
+def test_what_scores_text_is_planned_as_it_is_loaded():
+    recipe = parse("sft: {four_bit: true}\ncompressor: {max_tokens: 1024}\ncompress: {batch_size: 8}")
+    stages = Planner(recipe, QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()
+    assert stages["annotate"].gpu["weights"] == 2 * QWEN3_1_7B.num_params > 2 * stages["probe"].gpu["weights"]
+    half = replace(recipe, compress=replace(recipe.compress, batch_size=4))
+    other = Planner(half, QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()["compress"]
+    assert stages["compress"].gpu["activations"] == 2 * other.gpu["activations"] > 0
+
+
 def test_gold_traces_need_no_model():
     traces = Planner(parse("traces: {method: gold}"), QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()["traces"]
     assert traces.gpu == {} and sum(traces.ram.values()) < 1e8

@@ -75,6 +75,13 @@ def test_damage_is_one_clear_line(good, tmp_path, edit, expected):
     assert "\n" not in str(fault.value) and len(str(fault.value)) < 300
 
 
+def test_texts_are_bounded_in_all(good, monkeypatch):
+    num = len(gguf_file.read(good).metadata[TOKENS])
+    monkeypatch.setattr(gguf_file, "MAX_ITEMS", num + 10)  # tokens fit, and with merges they do not
+    with pytest.raises(LiteError, match="items; at most .* are read in all"):
+        gguf_file.read(good)
+
+
 def test_two_tensors_of_one_name_and_two_keys(good, tmp_path):
     def named(old: bytes, new: bytes):
         return lambda data: data.replace(struct.pack("<Q", len(old)) + old, struct.pack("<Q", len(new)) + new)

@@ -172,6 +172,16 @@ def test_gym():
         load("gym:nix", 3)
 
 
+def test_gym_s_seeds_share_no_problem():
+    pytest.importorskip("reasoning_gym")
+    sets = [{problem.question for problem in load("gym:chain_sum", 50, seed)} for seed in (5, 6, 40)]
+    assert len(set.union(*sets)) == 150
+    recipe = Recipe(problems=Problems(source=(Source("gym:chain_sum"),)))
+    assert recipe.problems.num_eval > 2
+    made = split(recipe.problems.source, {"eval": 300, "rl": 100}, 0, set())
+    assert [len(made[name]) for name in ("eval", "rl")] == [300, 100]
+
+
 def test_gym_is_silent():
     pytest.importorskip("reasoning_gym")
     command = [sys.executable, "-m", "lite.cli", "problems", "gym:gsm_symbolic", "--num", "1"]
@@ -252,6 +262,9 @@ def test_hub(monkeypatch, tmp_path):
     assert len(load("openai/gsm8k:main:test")) == 5  # a bad row of the Hub is left out
     assert len(load("a/b:test", 3)) == 3
     assert asked == [("openai/gsm8k", "main", {"split": "test"}), ("a/b", None, {"split": "test"})]
+    fake_hub(monkeypatch, [{"id": "one", "question": f"{n}?", "answer": f"{n}"} for n in (1, 2, 2)])
+    first, second, again = [problem.id for problem in pool(Source("a/b:test"), 0)] + ["-"]
+    assert first == "one" and second != "one" and again == "-"  # ids that repeat cannot be mended by a user
     fake_hub(monkeypatch, [{"text": "nothing of ours"}])
     with pytest.raises(LiteError, match="a/b:test, row 0: no question; .* name its columns"):
         load("a/b:test")

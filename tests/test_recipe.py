@@ -79,6 +79,8 @@ def test_the_last_override_wins():
         ("traces:\n  temperature: .inf", "traces.temperature = inf: must be a finite number"),
         ("evaluate:\n  temperature: 1e999", "evaluate.temperature = inf: must be a finite number"),
         (f"sft:\n  epochs: {10**400}", "sft.epochs = 1000"),
+        ("problems:\n  num_train: 99999999999999999999", "must be 1 or more, 1000000000 at most"),
+        ("evaluate:\n  temperature: 200", "evaluate.temperature = 200.0: must lie in 0..100"),
         ("sft:\n  learning_rate: fast", "sft.learning_rate = 'fast': expected float, got str"),
         ("sft:\n  learning_rate: .nan", "sft.learning_rate = nan: must be a finite number"),
         ("problems:\n  source: []", "problems.source is empty; name at least one source"),

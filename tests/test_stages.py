@@ -13,7 +13,7 @@ import pytest
 from kills import killed_before
 
 from lite import provenance, stages
-from lite.errors import LiteError
+from lite.errors import LiteError, Unreachable
 from lite.provenance import sha256
 from lite.recipe import parse
 from lite.stages import Run, Stage, train
@@ -267,6 +267,34 @@ def test_a_stage_that_cannot_be_done_leaves_the_old_one(told, tmp_path):
     with pytest.raises(LiteError, match="13 is no number"):
         train(parse("traces: {max_tokens: 13}"), tmp_path, only="traces")
     assert whose(tmp_path) == OLD.traces.max_tokens and Run(OLD, tmp_path).is_done("traces")
+
+
+def test_a_server_that_is_away_costs_nothing_that_it_gave(told, tmp_path, monkeypatch):
+    train(OLD, tmp_path, until="traces")
+    whole = sys.modules["pretended_traces"].run
+
+    def cut(run: Run):
+        run.path("traces", "journal").write_text("half")
+        raise Unreachable("away")
+
+    with monkeypatch.context() as patch, pytest.raises(Unreachable):
+        patch.setattr(sys.modules["pretended_traces"], "run", cut)
+        train(NEW, tmp_path, only="traces")
+
+    def go_on(run: Run):
+        assert run.path("traces", "journal").read_text() == "half"
+        return whole(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["pretended_traces"], "run", go_on)
+        train(NEW, tmp_path, only="traces")
+    assert Run(NEW, tmp_path).is_done("traces") and not [*tmp_path.glob(".*")]
+
+
+def test_traces_depend_on_how_the_model_was_loaded(tmp_path):
+    four_bit = Run(parse("sft: {four_bit: true}"), tmp_path), Run(parse("sft: {four_bit: false}"), tmp_path)
+    assert len({run.fingerprint("traces") for run in four_bit}) == 2
+    assert len({run.fingerprint("problems") for run in four_bit}) == 1
 
 
 def test_a_stage_that_runs_again_is_not_done_before_its_end(told, tmp_path):

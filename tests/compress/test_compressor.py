@@ -1,5 +1,7 @@
 """The compressor: label alignment and windows by hand, a training that must beat chance, and the stages in a row."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -131,6 +133,20 @@ def test_the_stages_in_a_row(run, traces):
     measured = mixture.run(run)
     rows = read_records(run.path("mixture", "rows.jsonl"), Row)
     assert len(rows) == measured["rows"] > 0 and measured["traces"] + measured["dropped"] == 12
+
+
+def test_compress_reads_in_windows_as_it_was_trained(run, monkeypatch):
+    """An encoder may take longer ones, on which it has learnt nothing."""
+    widths, windows = [], compressor.windows
+
+    def spy(tokenizer, questions, cots, max_tokens):
+        widths.append(max_tokens)
+        return windows(tokenizer, questions, cots, max_tokens)
+
+    monkeypatch.setattr(compressor, "windows", spy)
+    shorter = replace(run.recipe, compressor=replace(run.recipe.compressor, max_tokens=200))
+    compress.run(replace(run, recipe=shorter))
+    assert widths == [200]
 
 
 def test_annotate_resumes_after_its_last_whole_batch(run, traces, monkeypatch):

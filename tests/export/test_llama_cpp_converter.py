@@ -58,6 +58,18 @@ def test_its_fault_is_one_line(checkout, qwen3, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_a_folder_with_code_of_its_own_is_refused(checkout, qwen3, tmp_path, file):
+    """The real converter loads tokenizers with trust_remote_code."""
+    evil = tmp_path / "evil"
+    shutil.copytree(qwen3, evil)
+    config = json.loads((evil / file).read_text()) | {"auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (evil / file).write_text(json.dumps(config))
+    with pytest.raises(LiteError, match=f"{file}: auto_map names code of its own"):
+        llama_cpp_converter.convert(checkout, evil, tmp_path / "out.gguf", "f32", False, "evil", {})
+    assert not (checkout / "told.json").exists()
+
+
 def test_only_what_we_do_not_convert_goes_there(checkout, qwen3, tmp_path):
     """Another architecture is sent there, and what comes back is verified: the stand-in's is another model."""
     export.export(qwen3, {"f32": tmp_path / "own.gguf"}, "own", dial=True, checkout=checkout)

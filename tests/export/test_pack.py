@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from test_merge import make_adapter
@@ -62,6 +63,14 @@ def test_an_export_may_be_repeated_but_nobody_elses_folder_is_touched(packed, qw
         raise LiteError("not this time")
 
     monkeypatch.setattr(pack, "export", fail)
+    (tmp_path / "empty").mkdir()
+    for own in (tmp_path / "empty", tmp_path / "new"):
+        with pytest.raises(LiteError, match="not this time"):
+            pack.pack(str(qwen3), ["q8_0"], own)
+    assert (tmp_path / "empty").is_dir() and not (tmp_path / "new").exists()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(LiteError, match="not this time"):
+        pack.pack(str(qwen3), ["q8_0"], Path("."))
     before = {path.name: path.read_bytes() for path in packed.iterdir()}
     with pytest.raises(LiteError, match="not this time"):
         pack.pack(str(qwen3), ["q8_0"], packed)

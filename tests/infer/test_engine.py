@@ -144,6 +144,22 @@ def test_a_long_prompt_is_fed_in_portions_and_never_by_single_tokens(path, one_b
     assert 2 <= min(portions) < max(portions) <= size
 
 
+def test_a_model_whose_state_is_all_or_nothing(path, thinking, one_by_one, monkeypatch):
+    """Recurrent models: llama.cpp says that it cannot remove a part, and does not."""
+    remove = llama_cpp.llama_memory_seq_rm
+
+    def all_or_nothing(memory, slot, start, end):
+        return start <= 0 and remove(memory, slot, start, end)
+
+    monkeypatch.setattr(llama_cpp, "llama_memory_seq_rm", all_or_nothing)
+    with Engine(path, batch_size=3, num_threads=1) as engine:
+        assert same_texts(engine.generate(ASKS), one_by_one)
+    monkeypatch.setattr(reader.Reader, "at_end_of_sentence", lambda self, piece: self.num_tokens == 30)
+    monkeypatch.setattr(controller, "WIND_DOWN", 1.0)
+    with pytest.raises(LiteError, match="takes no token back; ask it without a budget"):
+        thinking.generate([question("How many?", BASE, budget=40, max_tokens=300)])
+
+
 def test_an_interrupted_call_leaves_a_usable_engine(path, one_by_one):
     def interrupt(index, answer):
         raise KeyboardInterrupt
@@ -321,7 +337,14 @@ def test_a_template_that_opens_the_think_span(thinking):
 
 
 @pytest.mark.parametrize(
-    "template", ["{% if %}", "{{ raise_exception('only system turns') }}", "{{ messages[0] + 1 }}"]
+    "template",
+    [
+        "{% if %}",
+        "{{ raise_exception('only system turns') }}",
+        "{{ messages[0] + 1 }}",
+        "{{ 1 // (messages|length - messages|length) }}",
+        "{{ 'x'.encode('nope') }}",
+    ],
 )
 def test_a_template_that_fails(tmp_path, monkeypatch, template):
     monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", template)

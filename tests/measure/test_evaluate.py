@@ -154,6 +154,17 @@ def test_replies_to_something_else_are_dropped(dial, base, tmp_path, monkeypatch
     assert ran == ["1.0"]
 
 
+def test_more_ratios_of_the_same_keep_what_is_there(dial, tmp_path):
+    settings = Settings(max_tokens=10, num_threads=1)
+    measure({"0.2": dial, "1.0": dial}, PROBLEMS, tmp_path, settings)
+    before = (tmp_path / "replies-0.2.jsonl").read_bytes()
+    made = measure({"0.4": dial, "1.0": dial}, PROBLEMS, tmp_path, settings)
+    assert [row["mode"] for row in made["rows"]] == ["0.4", "1.0"]
+    assert (tmp_path / "replies-0.2.jsonl").read_bytes() == before
+    measure({"0.4": dial, "1.0": dial}, PROBLEMS[1:], tmp_path, settings)
+    assert not (tmp_path / "replies-0.2.jsonl").exists()
+
+
 def test_files_of_others_stay(dial, tmp_path):
     settings = Settings(max_tokens=10, num_threads=1)
     others = {"replies-mine.jsonl": "mine", "replies-0.4.jsonl": "mine, too", "inputs.json": "[1, 2]"}

@@ -120,11 +120,13 @@ def test_what_the_engine_refuses_is_a_400(server):
 
 def test_a_fault_of_the_engine_shows_nothing_of_itself(server, caplog, capfd):
     fail = {"messages": [{"role": "user", "content": "fail"}]}
+    before = metric(server.url, 'lite_responses_total{status="500"}')
     status, _, reply = send(server.url, body=fail)
     assert (status, reply["error"]["type"]) == (500, "server_error") and "scripted" not in str(reply)
     status, _, text = send(server.url, body=fail | {"stream": True})
     assert status == 200 and "server_error" in text and "[DONE]" not in text and "scripted" not in text
     assert "scripted" in capfd.readouterr().err + caplog.text  # it is for the log
+    assert metric(server.url, 'lite_responses_total{status="500"}') == before + 1
     assert send(server.url)[0] == 200
 
 
