@@ -83,6 +83,7 @@ def main() -> None:
         "GRPOTrainer": [name for cls in GRPOTrainer.__mro__ for name in parameters(cls.__init__)],
         "compute_loss": [parameters(cls.compute_loss) for cls in (SFTTrainer, GRPOTrainer)],
         "scored": [name for name in ("prompt_ids", "prompt_mask", "completion_ids") if f'"{name}"' in score],
+        "load_source": inspect.getsource(llama.FastLlamaModel.from_pretrained),
         "peft_source": inspect.getsource(llama.FastLlamaModel.get_peft_model),
         "head_gradient": head_gradient(llama),
     }

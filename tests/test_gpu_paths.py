@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,12 +62,14 @@ def test_the_sources_are_those_for_cuda(found):
 def test_every_keyword_exists(found, file, callee, where):
     passed = keywords(file, callee)
     assert passed or callee.endswith("family")
-    # What Unsloth does not name itself it hands to peft.LoraConfig.
-    handed = {"trainable_token_indices"} if where == "get_peft_model" else set()
-    assert passed - set(found[where]) == handed
-    assert handed <= set(found["LoraConfig"])
-    if handed:
+    # What Unsloth does not name itself it hands to peft.LoraConfig, or to transformers' from_pretrained.
+    handed = {"get_peft_model": {"trainable_token_indices"}, "from_pretrained": {"use_safetensors"}}
+    assert passed - set(found[where]) == handed.get(where, set())
+    if where == "get_peft_model":
+        assert handed[where] <= set(found["LoraConfig"])
         assert "**kwargs" in found["peft_source"] and "LoraConfig(" in found["peft_source"]
+    if where == "from_pretrained":
+        assert re.search(r"AutoModelForCausalLM\.from_pretrained\([^()]*\*\*kwargs", found["load_source"])
 
 
 def test_trainers_take_what_ours_override(found):

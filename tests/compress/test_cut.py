@@ -90,6 +90,8 @@ def test_faults(folder, tmp_path, line, message):
     (tmp_path / "in.jsonl").write_text('{"think": "so"}\n')
     with pytest.raises(LiteError, match="no compressor there"):
         list(shorten_file(tmp_path / "in.jsonl", tmp_path, (0.2,)))
+    with pytest.raises(LiteError, match="model 'gpt9': no such folder"):  # told at once, without a network
+        list(shorten_file(tmp_path / "in.jsonl", tmp_path, (0.2,), "gpt9"))
 
 
 def test_the_api_loads_no_torch():

@@ -154,10 +154,11 @@ def test_a_model_whose_state_is_all_or_nothing(path, thinking, one_by_one, monke
     monkeypatch.setattr(llama_cpp, "llama_memory_seq_rm", all_or_nothing)
     with Engine(path, batch_size=3, num_threads=1) as engine:
         assert same_texts(engine.generate(ASKS), one_by_one)
+    monkeypatch.setattr(controller, "unfinished", lambda text: (0, 0))
     monkeypatch.setattr(reader.Reader, "at_end_of_sentence", lambda self, piece: self.num_tokens == 30)
     monkeypatch.setattr(controller, "WIND_DOWN", 1.0)
     with pytest.raises(LiteError, match="takes no token back; ask it without a budget"):
-        thinking.generate([question("How many?", BASE, budget=40, max_tokens=300)])
+        thinking.generate([question(f"How many? {i}", BASE, budget=40, max_tokens=300) for i in range(8)])
 
 
 def test_an_interrupted_call_leaves_a_usable_engine(path, one_by_one):
