@@ -107,6 +107,14 @@ def _add_rope(
     return None
 
 
+def _whole(config: dict[str, Any], key: str, where: Path) -> int:
+    """A size that config.json holds. Raises LiteError for what is none."""
+    value = config.get(key)
+    if type(value) is not int or not 0 < value < 2**31:
+        raise LiteError(f"{where}: {key} = {str(value)[:40]}; save the model with save_pretrained")
+    return value
+
+
 def _add_config(
     writer: gguf.GGUFWriter, config: dict[str, Any], num_rows: int, where: Path
 ) -> np.ndarray | None:
@@ -114,16 +122,20 @@ def _add_config(
     for key, wanted in (("hidden_act", "silu"), ("use_sliding_window", False), ("quantization_config", None)):
         if config.get(key, wanted) not in (wanted, None):
             raise LiteError(f"{where}: {key} = {config[key]!r}; only {wanted!r} can be exported")
+    num_heads = _whole(config, "num_attention_heads", where)
+    hidden_size = _whole(config, "hidden_size", where)
+    head_dim = _whole(config, "head_dim", where) if config.get("head_dim") else hidden_size // num_heads
+    kv_heads = (
+        _whole(config, "num_key_value_heads", where) if config.get("num_key_value_heads") else num_heads
+    )
     try:
-        num_heads = int(config["num_attention_heads"])
-        head_dim = int(config.get("head_dim") or config["hidden_size"] // num_heads)
         writer.add_vocab_size(num_rows)
-        writer.add_context_length(int(config["max_position_embeddings"]))
-        writer.add_embedding_length(int(config["hidden_size"]))
-        writer.add_block_count(int(config["num_hidden_layers"]))
-        writer.add_feed_forward_length(int(config["intermediate_size"]))
+        writer.add_context_length(_whole(config, "max_position_embeddings", where))
+        writer.add_embedding_length(hidden_size)
+        writer.add_block_count(_whole(config, "num_hidden_layers", where))
+        writer.add_feed_forward_length(_whole(config, "intermediate_size", where))
         writer.add_head_count(num_heads)
-        writer.add_head_count_kv(int(config.get("num_key_value_heads") or num_heads))
+        writer.add_head_count_kv(kv_heads)
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
         writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
@@ -233,10 +245,10 @@ def convert(
         ) from None
     template = dial_of(folder, words.tokens, words.chat_template) if dial else words.chat_template
 
-    num_layers = config.get("num_hidden_layers")
-    if type(num_layers) is not int or num_layers < 1:
+    num_layers = _whole(config, "num_hidden_layers", folder / "config.json")
+    if num_layers > len(weights.shapes):
         raise LiteError(
-            f"{folder / 'config.json'}: num_hidden_layers = {num_layers!r}; save the model with save_pretrained"
+            f"{folder}: {num_layers} layers, and {len(weights.shapes)} tensors; save the whole model"
         )
     names = gguf.get_tensor_name_map(arch, num_layers)
     plan: dict[str, str] = {}  # name here: name there

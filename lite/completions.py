@@ -140,12 +140,16 @@ def complete_texts(
     """`complete` for a Hugging Face tokenizer: `done(index, text)`, special tokens shown but for the one at the end."""
     if not prompts:
         return
-    specials = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    specials = {id: token.content for id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
     def finish(index: int, completion: Completion) -> None:
-        ids = completion.ids
-        if ids and completion.ended and ids[-1] in specials:
-            ids = ids[:-1]
-        done(index, completion.text if ids is None else tokenizer.decode(ids, skip_special_tokens=False))
+        ids, text = completion.ids, completion.text
+        if ids is not None:
+            if ids and completion.ended and ids[-1] in specials:
+                ids = ids[:-1]
+            text = tokenizer.decode(ids, skip_special_tokens=False)
+        elif completion.ended:
+            text = text.removesuffix(next(filter(text.endswith, specials.values()), ""))
+        done(index, text)
 
     complete(endpoint, prompts, sampling, seeds, finish, num_vocab=max(map(max, prompts)) + 1)

@@ -34,11 +34,11 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 def base_url(url: str) -> str:
     """The API's base: a bare host gets /v1. Raises LiteError for what is no plain http(s) URL."""
+    shown = repr(url) if not re.search("[@?#]", url) else "(not shown, it may hold a key)"
     try:
         parts = urlsplit(url.strip())
         parts.port  # noqa: B018, raises where it is no number
     except ValueError as fault:
-        shown = repr(url) if not re.search("[@?#]", url) else "(not shown, it may hold a key)"
         raise LiteError(f"endpoint {shown}: {fault}; give one such as http://127.0.0.1:8000/v1") from None
     if parts.username or parts.password or parts.query or parts.fragment:
         raise LiteError(
@@ -46,7 +46,7 @@ def base_url(url: str) -> str:
             " environment"
         )
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise LiteError(f"endpoint {url!r}: no http(s) URL; give one such as http://127.0.0.1:8000/v1")
+        raise LiteError(f"endpoint {shown}: no http(s) URL; give one such as http://127.0.0.1:8000/v1")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
@@ -185,10 +185,10 @@ class Endpoint:
                     if len(data) > MAX_BYTES:
                         raise _Again(f"a reply of more than {MAX_BYTES >> 20} MB")
         except (httpx.ConnectError, httpx.ConnectTimeout) as fault:
+            reason = str(fault) or f"not within {CONNECT_S:g} s"
             if not self._answered:
-                reason = str(fault) or f"no connection within {CONNECT_S:g} s"
                 raise Unreachable(f"{self.url}: nothing answers ({reason}); start the server first") from None
-            raise _Again(f"no connection ({fault})") from None
+            raise _Again(f"no connection ({reason})") from None
         except httpx.InvalidURL as fault:
             raise LiteError(
                 f"endpoint {self.url}: {fault}; give one such as http://127.0.0.1:8000/v1"

@@ -21,9 +21,10 @@ from fractions import Fraction
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"[{}]")
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(\S.*)$", re.MULTILINE)
-_SAID = re.compile(  # linear in time, whatever a model repeats
-    r"\banswer\b(?:\s+is\b\s*:?|\s*:)[\s*]*([^\s*](?:[^\n.]|\.(?!\s|$))*)", re.IGNORECASE
+_SAID = re.compile(  # in linear time, whatever a model repeats
+    r"\banswer\b(?:\s+is\b(?:\s*:)?|\s*:)[\s*]*([^\s*](?:[^\n.]|\.(?!\s|$))*)", re.IGNORECASE
 )
+_STARS = "*" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of bold text, and white space
 _MATHS_SIGNS = re.compile(r"\\[!,;: ]|\\left|\\right|\\displaystyle|\\\(|\\\)|\\\[|\\\]|\\?\$|[€£]|~")
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
 _THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?![\d,])")
@@ -66,7 +67,7 @@ def final_answer(text: str) -> str | None:
         return answer or None
     for pattern in (_HASHES, _SAID):
         if found := pattern.findall(text):
-            return found[-1].rstrip("* \t").strip("$ ") or None
+            return found[-1].rstrip(_STARS if pattern is _SAID else None).strip("$ ") or None
     return text.strip() if plain_number(text) is not None else None
 
 

@@ -37,9 +37,6 @@ COLUMNS = {  # what a problem's parts are called, the first that is there
 }
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's marks, such as <<48/2=24>>
 _GSM8K = re.compile(r"(.*)####\s*(\S.*)", re.DOTALL)
-_CONCLUSION = re.compile(
-    r"(?<!\s)\s*####[^\n]*(?:\n+The answer is:[^\n]*)?\s*\Z|(?<!\s)\s*\nThe answer is:[^\n]*\s*\Z"
-)
 _HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which no file can hold
 
 
@@ -72,6 +69,15 @@ def _text(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
     return ""
 
 
+def _without_conclusion(cot: str) -> str:
+    """A worked solution without the lines that say the answer alone: GSM8K's `#### 72`, MetaMathQA's beside it."""
+    lines = cot.strip().split("\n")
+    if len(lines) > 1 and lines[-1].startswith("The answer is:"):
+        lines = "\n".join(lines[:-1]).rstrip().split("\n")
+    lines[-1] = lines[-1].partition("####")[0]
+    return "\n".join(lines).strip()
+
+
 def to_problem(row: Mapping[str, Any], source: Source, where: str) -> Problem:
     """A problem from a row. Raises LiteError, with the row's place, where it has no question or no answer."""
     named = {"question": source.question, "answer": source.answer, "cot": source.cot}
@@ -93,7 +99,7 @@ def to_problem(row: Mapping[str, Any], source: Source, where: str) -> Problem:
     answer = answer or final_answer(cot) or ""
     if not answer:
         raise LiteError(f"{where}: no answer; {needs}")
-    cot = _CONCLUSION.sub("", _CALCULATOR.sub("", cot)).strip()
+    cot = _without_conclusion(_CALCULATOR.sub("", cot))
     return Problem(id or _id_of(_key(question)), question, answer, cot)
 
 

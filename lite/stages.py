@@ -266,7 +266,7 @@ def train(
     _check_reporters(recipe)
     if endpoint and only not in SERVED:
         raise LiteError(
-            f"--endpoint {endpoint}: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"
+            f"--endpoint: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"
         )
     if ranks.num() > 1 and only not in SHARED:
         raise LiteError(

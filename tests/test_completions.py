@@ -150,7 +150,9 @@ class Tokens:
     """A tokenizer of letters: 0 is the end, 1 a control token."""
 
     eos_token = "<end>"
-    added_tokens_decoder = {0: type("T", (), {"special": True}), 1: type("T", (), {"special": True})}
+    added_tokens_decoder = {
+        id: type("T", (), {"special": True, "content": content}) for id, content in ((0, "<end>"), (1, "<C>"))
+    }
 
     def decode(self, ids, skip_special_tokens):
         assert not skip_special_tokens
@@ -187,8 +189,9 @@ def test_vllm_s_form():
 
 
 def test_a_server_without_token_ids_serves_with_its_text():
-    with serve(lambda path, *_: MODELS if path == "/v1/models" else vllm("<C>ab", None)) as server:
-        assert texts(server.url, [[3, 4]]) == ["<C>ab"]
+    for text in ("<C>ab", "<C>ab<end>"):
+        with serve(lambda path, *_, text=text: MODELS if "models" in path else vllm(text, None)) as server:
+            assert texts(server.url, [[3, 4]]) == ["<C>ab"]
 
 
 @pytest.mark.parametrize(

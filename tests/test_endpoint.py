@@ -191,9 +191,10 @@ def test_a_url_with_a_secret_is_not_repeated(url):
     with pytest.raises(LiteError, match="give the bare URL") as raised:
         base_url(url)
     assert "secret" not in str(raised.value)
-    with pytest.raises(LiteError, match="Port could not be cast") as raised:
-        base_url(url.replace("host", "host:80x"))
-    assert "secret" not in str(raised.value)
+    for odd in (url.replace("host", "host:80x"), "me:secret@host", "http:/me:secret@host"):
+        with pytest.raises(LiteError, match="Port could not be cast|no http|give the bare URL") as raised:
+            base_url(odd)
+        assert "secret" not in str(raised.value)
 
 
 def test_a_server_that_is_away_is_told_once_in_a_while(capsys, monkeypatch):

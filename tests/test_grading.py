@@ -31,6 +31,9 @@ from lite.grading import final_answer, is_correct, plain_number, same
         ("The answer is 72.", "72"),
         ("The final answer is: **3.5 apples**.", "3.5 apples"),
         ("Answer: -4\nThanks!", "-4"),
+        ("The answer is **5**\r\nBye", "5"),
+        ("The answer is **5**\xa0\nBye", "5"),
+        ("#### **72** \r", "**72**"),
         ("The answer is 3. No, wait. The answer is 4.", "4"),
         ("72", "72"),
         (" $1,000 ", "$1,000"),
@@ -47,6 +50,7 @@ def test_final_answer(text, answer):
     "text, answer",
     [
         ("The answer is 5" + " " * 20_000 + "x", None),
+        ("The answer is" + "\n" * 20_000 + "*", None),
         ("#### 5" + " " * 20_000 + "x", None),
         ("\\boxed{" * 20_000 + "1}", "1"),
         ("9" * 20_000, None),  # more digits than int() takes

@@ -41,7 +41,7 @@ BudgetOption = Annotated[
     ),
 ]
 NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
-MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Of the whole reply.")]
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
 
 
 @app.command()
@@ -118,7 +118,9 @@ def evaluate_gguf(
     budget: BudgetOption = None,
     num: NumOption = None,
     seed: SeedOption = 0,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a whole reply.")] = 4096,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, max=10**9, help="Of a whole reply.")
+    ] = 4096,
     endpoint: EndpointOption = "",
 ) -> None:
     """Measure a GGUF per ratio. Accuracy and think tokens on given problems; needs no torch."""
@@ -139,7 +141,9 @@ def evaluate_gguf(
 def bench(
     model: ModelArgument,
     num: Annotated[int, typer.Option("--num", min=1, max=1000, help="Questions per ratio and way.")] = 8,
-    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Of a whole reply.")] = 1024,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, max=10**9, help="Of a whole reply.")
+    ] = 1024,
 ) -> None:
     """How fast a GGUF is here. Tokens a second and seconds per answer at every ratio; needs no torch."""
     from lite.measure.bench import bench as measure
@@ -164,7 +168,9 @@ def serve(
     ] = "LITE_API_KEY",
     max_tokens: Annotated[
         int,
-        typer.Option("--max-tokens", min=1, help="Of a whole reply: what a request may ask for, at most."),
+        typer.Option(
+            "--max-tokens", min=1, max=10**9, help="Of a whole reply: what a request may ask for, at most."
+        ),
     ] = 4096,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
     queue: Annotated[

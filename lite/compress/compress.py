@@ -114,7 +114,6 @@ def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
             model, tokenizer, [t.question for t in traces], [t.think for t in traces], num_tokens
         )
     compressor = CompressorModel.load(run.path("compressor", "model"))
-    compressor.max_tokens = min(compressor.max_tokens, run.recipe.compressor.max_tokens)  # as it was trained
 
     def score(traces: Sequence[Trace]) -> list[np.ndarray]:
         thinks = [trace.think for trace in traces]

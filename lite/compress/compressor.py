@@ -178,10 +178,12 @@ class CompressorModel:
                 f"{folder}: no compressor there ({model.config.num_labels} labels, not KEEP and DROP)"
             )
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(model.to(device).eval(), tokenizer, model.config.max_position_embeddings)
+        window = getattr(model.config, "window_tokens", model.config.max_position_embeddings)
+        return cls(model.to(device).eval(), tokenizer, window)
 
     def save(self, folder: Path) -> None:
         """Write the Hugging Face folder under a temporary name, then rename it."""
+        self.model.config.window_tokens = self.max_tokens  # what it was trained on; the encoder may take more
         with atomic_folder(folder) as temporary:
             self.model.save_pretrained(temporary)
             self.tokenizer.save_pretrained(temporary)

@@ -169,10 +169,7 @@ class Slots:
                 ended.append(self._release(slot))
                 continue
             if place < self.fed[slot]:
-                if not llama_cpp.llama_memory_seq_rm(self.memory, slot, place, -1):
-                    raise LiteError(
-                        "a recurrent model takes no token back; ask it without a budget, or use a transformer"
-                    )
+                llama_cpp.llama_memory_seq_rm(self.memory, slot, place, -1)
                 self.fed[slot] = place
             self.next[slot] = token
             going.append(slot)

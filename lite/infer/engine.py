@@ -128,6 +128,10 @@ class Engine:
     def prompt(self, ask: Ask) -> Prompt:
         """The prompt of a request. Raises LiteError for what this model cannot honour."""
         check_settings(ask)
+        if ask.budget is not None and self.model.is_recurrent:
+            raise LiteError(
+                f"budget {ask.budget}: {self.path.name} is recurrent and takes no token back; leave the budget out"
+            )
         prompt = self._prompts.build(ask, self.mode(ask))
         if not 0 < len(prompt.ids) < self._context:
             raise LiteError(

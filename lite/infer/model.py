@@ -55,6 +55,10 @@ class Model:
             )
         self._vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self.num_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        # Its state holds all tokens or none: none can be taken back.
+        self.is_recurrent = llama_cpp.llama_model_is_recurrent(
+            self.handle
+        ) or llama_cpp.llama_model_is_hybrid(self.handle)
         self.trained_context = llama_cpp.llama_model_n_ctx_train(self.handle)
         ends = (token for token in range(self.num_vocab) if llama_cpp.llama_vocab_is_eog(self._vocab, token))
         self.lexicon = Lexicon(

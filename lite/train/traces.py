@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +122,9 @@ def gold_trace(problem: Problem, markers: Collection[str]) -> Trace | None:
     if said is not None and not grading.same(said, problem.answer):
         return None
     think, visible = (reply.think, reply.visible) if reply.closed else (problem.cot, "")
+    if said is None or not reply.closed:
+        visible = f"{visible}\n\n{conclusion(problem.answer)}".strip()
     trace = Trace(f"{problem.id}/gold", problem.question, problem.answer, think, visible)
-    if not visible:
-        trace = replace(trace, visible=conclusion(problem.answer))
     return trace if think and not _holds(trace, markers) else None
 
 

@@ -144,7 +144,7 @@ def test_a_long_prompt_is_fed_in_portions_and_never_by_single_tokens(path, one_b
     assert 2 <= min(portions) < max(portions) <= size
 
 
-def test_a_model_whose_state_is_all_or_nothing(path, thinking, one_by_one, monkeypatch):
+def test_a_model_whose_state_is_all_or_nothing(path, one_by_one, monkeypatch):
     """Recurrent models: llama.cpp says that it cannot remove a part, and does not."""
     remove = llama_cpp.llama_memory_seq_rm
 
@@ -152,13 +152,11 @@ def test_a_model_whose_state_is_all_or_nothing(path, thinking, one_by_one, monke
         return start <= 0 and remove(memory, slot, start, end)
 
     monkeypatch.setattr(llama_cpp, "llama_memory_seq_rm", all_or_nothing)
+    monkeypatch.setattr(llama_cpp, "llama_model_is_recurrent", lambda handle: True)
     with Engine(path, batch_size=3, num_threads=1) as engine:
         assert same_texts(engine.generate(ASKS), one_by_one)
-    monkeypatch.setattr(controller, "unfinished", lambda text: (0, 0))
-    monkeypatch.setattr(reader.Reader, "at_end_of_sentence", lambda self, piece: self.num_tokens == 30)
-    monkeypatch.setattr(controller, "WIND_DOWN", 1.0)
-    with pytest.raises(LiteError, match="takes no token back; ask it without a budget"):
-        thinking.generate([question(f"How many? {i}", BASE, budget=40, max_tokens=300) for i in range(8)])
+        with pytest.raises(LiteError, match="budget 40: tiny.gguf is recurrent .*; leave the budget out"):
+            engine.submit(question("How many?", None, budget=40))
 
 
 def test_an_interrupted_call_leaves_a_usable_engine(path, one_by_one):

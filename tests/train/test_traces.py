@@ -114,14 +114,16 @@ def test_gold_traces_are_the_worked_solutions(make_run):
         Problem("e", "q", "3", "<COMP_20> So 3."),  # would train the dial
         Problem("f", "q", "5", "<think>\n2 + 3 = 5\n</think>\n\nIt is 5."),  # a reasoning model's
         Problem("g", "q", "5", "<think>\n2 + 3 = 5"),
+        Problem("i", "q", "5", "<think>\n2 + 3 = 5\n</think>\n\nFive, then."),
         Problem("h", "q", "5", "2 + 3 = 5<|im_end|>"),  # would end replies in the middle
     ]
     write_records(run.path("problems", "train.jsonl"), given)
-    assert traces.run(run)["traces"] == 3
+    assert traces.run(run)["traces"] == 4
     found = read_records(run.path("traces", "traces.jsonl"), Trace)
-    assert [trace.id for trace in found] == ["a/gold", "b/gold", "f/gold"]
+    assert [trace.id for trace in found] == ["a/gold", "b/gold", "f/gold", "i/gold"]
     assert (found[0].think, found[0].visible) == ("48/2 = 24\n48+24 = 72", "The answer is \\boxed{72}.")
-    assert (found[2].think, found[2].visible) == ("2 + 3 = 5", "It is 5.")
+    assert (found[2].think, found[2].visible) == ("2 + 3 = 5", "It is 5.\n\nThe answer is \\boxed{5}.")
+    assert found[3].visible == "Five, then.\n\nThe answer is \\boxed{5}."
     write_records(run.path("problems", "train.jsonl"), given[3:5])
     with pytest.raises(LiteError, match="traces.method = gold: none of 2 problems has a worked solution"):
         traces.run(run)
