@@ -22,6 +22,7 @@ from export.template import dial_template
 from lite.errors import LiteError
 from lite.progress import progress
 from lite.records import atomic_write
+from lite.shape import whole
 from lite.tokens import CONTROL_TOKENS
 
 Dtype = Literal["f32", "f16", "bf16"]
@@ -107,14 +108,6 @@ def _add_rope(
     return None
 
 
-def _whole(config: dict[str, Any], key: str, where: Path) -> int:
-    """A size that config.json holds. Raises LiteError for what is none."""
-    value = config.get(key)
-    if type(value) is not int or not 0 < value < 2**31:
-        raise LiteError(f"{where}: {key} = {str(value)[:40]}; save the model with save_pretrained")
-    return value
-
-
 def _add_config(
     writer: gguf.GGUFWriter, config: dict[str, Any], num_rows: int, where: Path
 ) -> np.ndarray | None:
@@ -122,20 +115,17 @@ def _add_config(
     for key, wanted in (("hidden_act", "silu"), ("use_sliding_window", False), ("quantization_config", None)):
         if config.get(key, wanted) not in (wanted, None):
             raise LiteError(f"{where}: {key} = {config[key]!r}; only {wanted!r} can be exported")
-    num_heads = _whole(config, "num_attention_heads", where)
-    hidden_size = _whole(config, "hidden_size", where)
-    head_dim = _whole(config, "head_dim", where) if config.get("head_dim") else hidden_size // num_heads
-    kv_heads = (
-        _whole(config, "num_key_value_heads", where) if config.get("num_key_value_heads") else num_heads
-    )
+    folder = str(where.parent)
+    num_heads, hidden_size = (whole(config, key, folder) for key in ("num_attention_heads", "hidden_size"))
+    head_dim = whole(config, "head_dim", folder, max(1, hidden_size // num_heads))
     try:
         writer.add_vocab_size(num_rows)
-        writer.add_context_length(_whole(config, "max_position_embeddings", where))
+        writer.add_context_length(whole(config, "max_position_embeddings", folder))
         writer.add_embedding_length(hidden_size)
-        writer.add_block_count(_whole(config, "num_hidden_layers", where))
-        writer.add_feed_forward_length(_whole(config, "intermediate_size", where))
+        writer.add_block_count(whole(config, "num_hidden_layers", folder))
+        writer.add_feed_forward_length(whole(config, "intermediate_size", folder))
         writer.add_head_count(num_heads)
-        writer.add_head_count_kv(kv_heads)
+        writer.add_head_count_kv(whole(config, "num_key_value_heads", folder, num_heads))
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
         writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
@@ -245,7 +235,7 @@ def convert(
         ) from None
     template = dial_of(folder, words.tokens, words.chat_template) if dial else words.chat_template
 
-    num_layers = _whole(config, "num_hidden_layers", folder / "config.json")
+    num_layers = whole(config, "num_hidden_layers", str(folder))
     if num_layers > len(weights.shapes):
         raise LiteError(
             f"{folder}: {num_layers} layers, and {len(weights.shapes)} tensors; save the whole model"

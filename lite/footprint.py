@@ -273,25 +273,27 @@ class Planner:
             terms, 4 * num * self.lengths.mean_reply, 2 * self.shape.num_params * tokens / self.machine.flops
         )
 
+    def _encoder_layer(self) -> int:
+        """Bytes of one token in one layer of the encoder."""
+        width = 2 if self.machine.on_gpu else 4  # autocast on a GPU alone
+        layer = 2 * (4 + width) * self.encoder.hidden_size
+        return layer + width * (5 * self.encoder.hidden_size + 4 * self.encoder.intermediate_size)
+
     def _compressor(self) -> Estimate:
         config, encoder = self.recipe.compressor, self.encoder
-        width = 2 if self.machine.on_gpu else 4  # autocast on a GPU alone
-        layer = 2 * (4 + width) * encoder.hidden_size
-        layer += width * (5 * encoder.hidden_size + 4 * encoder.intermediate_size)
         tokens = config.batch_size * min(config.max_tokens, self.lengths.row)
         terms = {
             "weights": 16.0 * encoder.num_params,  # all of them trained, in float32
-            "activations": float(encoder.num_hidden_layers * layer * tokens),
+            "activations": float(encoder.num_hidden_layers * self._encoder_layer() * tokens),
         }
         read = config.epochs * self.recipe.annotate.num_traces * self.lengths.mean_reply
         return self._model(terms, 4.0 * encoder.num_params, 5 + seconds_to_train(encoder, self.machine, read))
 
     def _compress(self) -> Estimate:
         """Scoring every trace once with the encoder."""
-        encoder, width = self.encoder, 2 if self.machine.on_gpu else 4  # autocast on a GPU alone
+        encoder = self.encoder
         tokens = self.recipe.compress.batch_size * min(self.recipe.compressor.max_tokens, self.lengths.row)
-        layer = 12 * encoder.hidden_size + width * (5 * encoder.hidden_size + 4 * encoder.intermediate_size)
-        terms = {"weights": 4.0 * encoder.num_params, "activations": float(tokens * layer)}  # of one layer
+        terms = {"weights": 4.0 * encoder.num_params, "activations": float(tokens * self._encoder_layer())}
         return self._model(
             terms, 9 * self._text(), 5 + seconds_to_read(encoder, self.machine, self._text() / 4)
         )

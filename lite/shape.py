@@ -119,12 +119,13 @@ def fetch(model: str, name: str, online: bool) -> str | None:
     )
 
 
-def _whole(config: dict[str, Any], name: str, model: str, default: int | None = None) -> int:
+def whole(config: dict[str, Any], name: str, model: str, default: int | None = None) -> int:
+    """A size that a model's config.json holds, in 1 ... 10**9. Raises LiteError for what is none."""
     value = config.get(name)
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 10**9:
         raise LiteError(
-            f"model {model}: config.json has {name} = {repr(value)[:40]}; estimates need a number of 1 or more"
+            f"model {model}: config.json has {name} = {repr(value)[:40]}; a size is a whole number from 1, below 10**9"
         )
     return value
 
@@ -158,9 +159,9 @@ def read_shape(model: str, online: bool = False) -> Shape:
     config = _object(model, "config.json", text)
     if isinstance(config.get("text_config"), dict):  # of a model that also sees
         config = config["text_config"]
-    hidden, heads = (_whole(config, name, model) for name in ("hidden_size", "num_attention_heads"))
+    hidden, heads = (whole(config, name, model) for name in ("hidden_size", "num_attention_heads"))
     tied = config.get("tie_word_embeddings", True) is True
-    vocab = _whole(config, "vocab_size", model)
+    vocab = whole(config, "vocab_size", model)
     here = _in_cache(model, "config.json")
     weights = sorted(here.parent.glob("*.safetensors")) if here else []
     tensors = {name: tensor for path in weights for name, tensor in _header(path).items()}
@@ -174,11 +175,11 @@ def read_shape(model: str, online: bool = False) -> Shape:
     )
     return Shape(
         hidden_size=hidden,
-        intermediate_size=_whole(config, "intermediate_size", model),
-        num_hidden_layers=_whole(config, "num_hidden_layers", model),
+        intermediate_size=whole(config, "intermediate_size", model),
+        num_hidden_layers=whole(config, "num_hidden_layers", model),
         num_attention_heads=heads,
-        num_key_value_heads=_whole(config, "num_key_value_heads", model, heads),
-        head_dim=_whole(config, "head_dim", model, max(1, hidden // heads)),
+        num_key_value_heads=whole(config, "num_key_value_heads", model, heads),
+        head_dim=whole(config, "head_dim", model, max(1, hidden // heads)),
         vocab_size=vocab,
         tie_word_embeddings=tied,
         qk_norm=qk_norm,
