@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,8 +130,11 @@ def control_ids(tokenizer) -> list[int]:
     return [tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS]
 
 
-def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool):
-    """The base model with a row for every token; ties are kept."""
+def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: int = 0, vllm: float = 0.0):
+    """The base model with a row for every token; ties are kept.
+
+    With `vllm`, a share of the card's memory, Unsloth starts vLLM on the same weights, for adapters of `rank`.
+    """
     import torch
     from unsloth import FastLanguageModel
 
@@ -138,6 +142,9 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool):
     pretrained.check_weights(name, what)
     # Asked for more than the model was trained on, Unsloth on CUDA stretches its RoPE: another model.
     window = getattr(pretrained.load_config(name, what), "max_position_embeddings", max_tokens)
+    engine = {}
+    if vllm:
+        engine = {"fast_inference": True, "gpu_memory_utilization": vllm, "max_lora_rank": rank}
     with pretrained.reported(what):
         with _quiet():
             base, _ = FastLanguageModel.from_pretrained(
@@ -148,9 +155,19 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool):
                 dtype=None,  # on a CPU see multiplies_bf16
                 load_in_4bit=four_bit,
                 use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
+                **engine,
             )
+    if vllm and not hasattr(base, "vllm_engine"):  # Unsloth then goes on without it
+        raise LiteError(
+            f"chrpo.vllm = {vllm}: vLLM does not run here; set it to 0, rollouts then need no vLLM"
+        )
     rows = base.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:  # most bases have spare rows; then nothing is resized
+        if vllm:
+            raise LiteError(
+                f"chrpo.vllm = {vllm}: {what} has no spare rows for control tokens, and vLLM's table does not grow;"
+                " set it to 0"
+            )
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return base
 
@@ -207,16 +224,18 @@ def load_trainable(
     four_bit: bool,
     seed: int,
     adapter: Path | None = None,
+    vllm: float = 0.0,
 ):
     """Base with LoRA on all linear layers and the six control token rows trained beside it.
 
-    Returns (PEFT model, tokenizer). `adapter` continues from a saved one of the same rank.
+    Returns (PEFT model, tokenizer). `adapter` continues from a saved one of the same rank. With `vllm`, a share of the
+    card's memory, `generate` samples through vLLM.
     """
     tokenizer = load_tokenizer(model)
     import torch
     from unsloth import FastLanguageModel
 
-    base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit)
+    base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit, rank=rank, vllm=vllm)
     ids = control_ids(tokenizer)
     _init_rows(base, tokenizer, seed)
     tied = base.get_input_embeddings().weight is base.get_output_embeddings().weight
@@ -311,6 +330,51 @@ def count_tokens(tokenizer, text: str) -> int:
     return len(tokenizer.encode(text, add_special_tokens=False))
 
 
+def _sample_vllm(
+    model,
+    prompts: list[list[int]],
+    stops: list[int],
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+) -> list[list[int]]:
+    """One reply per prompt from the vLLM that shares the model's weights, with the adapter as it is now.
+
+    Unsloth hands LoRA over. The trained rows go into the shared table, where training does not read them: PEFT puts
+    its own in their place.
+    """
+    import torch
+    from peft.tuners.trainable_tokens import TrainableTokensLayer
+    from vllm import SamplingParams
+
+    with torch.inference_mode():
+        for layer in model.modules():
+            if isinstance(layer, TrainableTokensLayer):
+                weight = layer.get_base_layer().weight  # (V, d)
+                for name, rows in layer.trainable_tokens_delta.items():
+                    weight[layer.token_indices[name]] = rows.to(weight)
+    params = [
+        SamplingParams(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed * 65_537 + place,  # one for all would give a group one reply
+            stop_token_ids=stops,
+            detokenize=False,
+        )
+        for place in range(len(prompts))
+    ]
+    with tempfile.TemporaryDirectory() as folder:  # for the adapter's settings; its tensors go directly
+        outputs = model.fast_generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts],
+            sampling_params=params,
+            use_tqdm=False,
+            lora_request=model.load_lora(folder, load_tensors=True),
+        )
+    return [list(output.outputs[0].token_ids) for output in outputs]
+
+
 def generate(
     model,
     tokenizer,
@@ -344,7 +408,9 @@ def generate(
         width = len(batch[0])
         with torch.inference_mode():
             if model.device.type == "cpu":  # two to three times as fast there as `generate`
-                outputs = decode(model, batch, pad, stops, max_tokens, temperature, top_p)
+                outputs = decode(model, batch, pad, stops, max_tokens, temperature, top_p).tolist()
+            elif hasattr(model, "vllm_engine"):
+                outputs = _sample_vllm(model, batch, stops, max_tokens, temperature, top_p, seed + start)
             else:
                 ids = [[pad] * (width - len(prompt)) + prompt for prompt in batch]
                 mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
@@ -356,8 +422,8 @@ def generate(
                     pad_token_id=pad,
                     use_cache=True,
                     **sampling,
-                )[:, width:]
-        for index, reply in zip(chosen, outputs.tolist(), strict=True):
+                )[:, width:].tolist()
+        for index, reply in zip(chosen, outputs, strict=True):
             end = next((place for place, token in enumerate(reply) if token in stops), len(reply))
             replies[index] = reply[:end]
         if advance is not None:

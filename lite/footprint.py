@@ -34,6 +34,7 @@ OWN_REMEDIES = {
     ("sft", "activations"): "sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens",
     ("chrpo", "KV cache"): "chrpo.prompts, then chrpo.max_tokens",
     ("chrpo", "sampling"): "chrpo.prompts",
+    ("chrpo", "vLLM"): "chrpo.vllm",
 }
 
 
@@ -332,6 +333,8 @@ class Planner:
         if not machine.on_gpu:
             rollout["folded weights"] = self.size  # the adapter is folded in, and the weights are kept beside
         terms = max(update, rollout, key=lambda phase: sum(phase.values()))
+        if machine.on_gpu and config.vllm:  # stays beside the update; its weights are the model's
+            terms = update | {"vLLM": max(0.0, config.vllm * machine.gpu_gb * 1e9 - self.size)}
         sampling = seconds_to_generate(shape, machine, sequences, reply, sequences, self.size)
         training_seconds = seconds_to_train(shape, machine, sequences * (self.lengths.mean_prompt + reply))
         seconds = config.steps * (sampling + training_seconds)

@@ -243,8 +243,12 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _check_reporters(recipe: Recipe) -> None:
-    """Raise LiteError where a trainer is to report to a package that is not here: now, not after hours."""
+def _check_packages(recipe: Recipe) -> None:
+    """Raise LiteError where a trainer needs a package that is not here: now, not after hours."""
+    if recipe.chrpo.vllm and not importlib.util.find_spec("vllm"):
+        raise LiteError(
+            f"chrpo.vllm = {recipe.chrpo.vllm}: vllm is not installed; `uv pip install vllm` (CUDA only), or 0"
+        )
     for name in ("sft", "chrpo"):
         package = getattr(recipe, name).report_to
         if package != "none" and not importlib.util.find_spec(package):
@@ -263,7 +267,7 @@ def train(
     for name in (only, until):
         if name is not None:
             stage(name)
-    _check_reporters(recipe)
+    _check_packages(recipe)
     if endpoint and only not in SERVED:
         raise LiteError(
             f"--endpoint: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"

@@ -62,7 +62,8 @@ def main() -> None:
         from peft import LoraConfig
         from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
         from unsloth import FastLanguageModel
-        from unsloth.models import llama, qwen3
+        from unsloth.models import _utils, llama, qwen3
+        from unsloth_zoo.vllm_utils import load_lora
 
     def parameters(function) -> list[str]:
         return list(inspect.signature(function).parameters)
@@ -85,6 +86,8 @@ def main() -> None:
         "scored": [name for name in ("prompt_ids", "prompt_mask", "completion_ids") if f'"{name}"' in score],
         "load_source": inspect.getsource(llama.FastLlamaModel.from_pretrained),
         "peft_source": inspect.getsource(llama.FastLlamaModel.get_peft_model),
+        "patch_peft_source": inspect.getsource(_utils.patch_peft_fast_inference),
+        "load_lora": parameters(load_lora),
         "head_gradient": head_gradient(llama),
     }
     print(json.dumps(found))

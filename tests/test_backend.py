@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import tiny_model
 
@@ -162,3 +166,55 @@ def test_four_bit_base_trains(folder):
     assert quantised == {"Linear4bit"}
     rows = [p for name, p in model.named_parameters() if "trainable_tokens_delta" in name]
     assert len(rows) == 1 and rows[0].shape == (6, 64) and rows[0].grad.abs().sum() > 0
+
+
+def test_vllm_is_given_the_trained_rows_the_adapter_and_a_seed_for_each_reply(folder, monkeypatch):
+    """vLLM needs a GPU; a stand-in with the names that Unsloth gives its model notes what it is asked for."""
+    import torch
+
+    model, tokenizer = backend.load_trainable(folder, **SETTINGS)
+    (rows,) = [param for name, param in model.named_parameters() if "trainable_tokens_delta" in name]
+    with torch.no_grad():
+        rows.add_(1.0)
+    table = model.get_input_embeddings().original_module.weight
+    prompts, before = [[5, 6], [7], [5, 6]], table.clone()
+    logits = model(input_ids=torch.tensor([[5, 261]])).logits
+    asked = {}
+
+    def fast_generate(prompts, **rest):
+        asked.update(rest, prompts=[prompt["prompt_token_ids"] for prompt in prompts])
+        return [
+            SimpleNamespace(outputs=[SimpleNamespace(token_ids=(9, place, end))])
+            for place, end in enumerate(ends)
+        ]
+
+    end = tokenizer.eos_token_id
+    ends = [end, 8, end]  # the second is cut
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=SimpleNamespace))
+    served = SimpleNamespace(
+        device=SimpleNamespace(type="cuda"),
+        vllm_engine=True,
+        modules=model.modules,
+        fast_generate=fast_generate,
+        load_lora=lambda folder, load_tensors: (Path(folder).is_dir(), load_tensors),
+    )
+    how = {"max_tokens": 3, "temperature": 0.7, "top_p": 0.9, "seed": 4, "batch_size": 3}
+    replies = backend.generate(served, tokenizer, prompts, **how)
+
+    assert asked["prompts"] == [[5, 6], [5, 6], [7]]  # of like length side by side
+    assert replies == [[9, 0], [9, 2], [9, 1, 8]]  # in the order of the prompts, without the end
+    assert asked["lora_request"] == (True, True)
+    params = asked["sampling_params"]
+    assert len({one.seed for one in params}) == 3
+    assert all((one.max_tokens, one.temperature, one.top_p) == (3, 0.7, 0.9) for one in params)
+    assert all(one.stop_token_ids == [end] for one in params)
+    ids = backend.control_ids(tokenizer)
+    others = [id for id in range(len(table)) if id not in ids]
+    assert torch.equal(table[ids], rows) and not torch.equal(before[ids], rows)
+    assert torch.equal(table[others], before[others])
+    assert torch.equal(model(input_ids=torch.tensor([[5, 261]])).logits, logits)
+
+
+def test_vllm_where_there_is_none(folder):
+    with pytest.raises(LiteError, match="vLLM. needs a GPU"):
+        backend.load_trainable(folder, **SETTINGS, vllm=0.5)

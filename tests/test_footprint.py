@@ -94,6 +94,16 @@ def test_what_scores_text_is_planned_as_it_is_loaded():
     assert stages["compress"].gpu["activations"] == 2 * other.gpu["activations"] > 0
 
 
+def test_vllm_stays_beside_the_update():
+    with_vllm = (
+        Planner(parse(RECIPE.replace("group: 4", "group: 4, vllm: 0.5")), QWEN3_1_7B, LENGTHS, CARDS["24gb"])
+        .all()["chrpo"]
+        .gpu
+    )
+    assert with_vllm["vLLM"] + with_vllm["weights"] == 12e9 and "KV cache" not in with_vllm
+    assert with_vllm["activations"] > 0 and footprint.remedy("chrpo", "vLLM") == "chrpo.vllm"
+
+
 def test_gold_traces_need_no_model():
     traces = Planner(parse("traces: {method: gold}"), QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()["traces"]
     assert traces.gpu == {} and sum(traces.ram.values()) < 1e8

@@ -87,3 +87,17 @@ def test_the_control_term_reaches_the_last_prompt_position_only(found):
     """Through Unsloth's forward for CUDA, as through transformers' (tests/train/test_chrpo.py)."""
     *before, last = found["head_gradient"]
     assert before == [0.0, 0.0, 0.0, 0.0] and last > 0
+
+
+def test_unsloths_model_has_what_rollouts_through_vllm_call(found):
+    """The engine that is asked for in backend.py, and the names by which a PEFT model then has it."""
+    asked = {"fast_inference", "gpu_memory_utilization", "max_lora_rank"}
+    source = (ROOT / "backend.py").read_text(encoding="utf-8")
+    assert all(f'"{name}"' in source for name in asked) and asked <= set(found["from_pretrained"])
+    for name in ("vllm_engine", "fast_generate", "load_lora"):
+        assert f"model.{name} = " in found["patch_peft_source"] and name in source
+    assert found["load_lora"][:3] == ["model", "save_directory", "load_tensors"]
+    assert "shared_weights = True" in found["load_source"]  # else the trained rows would not reach it
+    assert (
+        "trainable_token" not in found["patch_peft_source"]
+    )  # if it hands these over one day, backend.py need not

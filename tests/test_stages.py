@@ -369,14 +369,17 @@ def test_gguf_names(tmp_path):
     assert run.gguf("base") == tmp_path / "export" / "mine-base-q8_0.gguf"
 
 
-@pytest.mark.parametrize("section, package", [("sft", "wandb"), ("chrpo", "trackio")])
-def test_a_reporter_that_is_not_installed_is_told_before_any_work(
-    ran, tmp_path, monkeypatch, section, package
+@pytest.mark.parametrize(
+    "section, key, value",
+    [("sft", "report_to", "wandb"), ("chrpo", "report_to", "trackio"), ("chrpo", "vllm", "0.5")],
+)
+def test_a_package_that_is_not_installed_is_told_before_any_work(
+    ran, tmp_path, monkeypatch, section, key, value
 ):
     monkeypatch.setattr(stages.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LiteError, match=f"{section}.report_to = {package}: the package is not installed"):
-        train(parse(f"{section}: {{report_to: {package}}}"), tmp_path / "run")
+    with pytest.raises(LiteError, match=f"{section}.{key} = {value}: .* is not installed"):
+        train(parse(f"{section}: {{{key}: {value}}}"), tmp_path / "run")
     assert ran == [] and not (tmp_path / "run").exists()
     monkeypatch.setattr(stages.importlib.util, "find_spec", lambda name: name)
-    train(parse(f"{section}: {{report_to: {package}}}"), tmp_path / "run", only="problems")
+    train(parse(f"{section}: {{{key}: {value}}}"), tmp_path / "run", only="problems")
     assert ran == ["problems"]

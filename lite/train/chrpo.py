@@ -6,14 +6,15 @@ normalised over the group by itself and credited to the first output token only,
 last prompt position (one short forward over the prompt; a per-token advantage would not line up in Unsloth's
 CUDA loss). No KL, no entropy bonus. Source: Extra-CoT (arXiv 2602.08324), section on CHRPO. Departures: LoRA,
 r* from success rates; the prompts of fixed ratios: trained on POLICY alone, the tiny model thought alike at every
-ratio; R_main's advantages divided by the spread of the batch, not of the group (docs/log.md).
+ratio; realised ratios are over replies at 1.0 as long as they are by now, not before; R_main's advantages divided by the
+spread of the batch, not of the group (docs/log.md).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -25,6 +26,9 @@ from lite.recipe import Chrpo
 from lite.records import Journal, TeacherRatio, read_records, write_records
 from lite.stages import Run
 from lite.train import checkpoints, rewards
+
+WHOLE = str(tokens.RATIOS[-1])
+DRIFT_STEPS = 20  # newest steps that say how long replies at 1.0 are
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +53,11 @@ class StepRewards:
 
 
 def judge(
-    text: str, teacher: TeacherRatio, tokenizer, mode: str = tokens.POLICY
+    text: str, teacher: TeacherRatio, tokenizer, mode: str = tokens.POLICY, drift: float = 1.0
 ) -> tuple[rewards.Rollout, int]:
     """Grade a reply decoded with special tokens shown; returns (rollout, think tokens).
+
+    `drift`: how long the model's replies at ratio 1.0 are by now, over those of the probe.
 
     A think block that is closed and never opened counts as none: whoever streams the reply takes it for an answer.
     """
@@ -61,7 +67,7 @@ def judge(
         correct=grading.is_correct(reply.visible, teacher.answer),
         chosen=reply.ratio,
         teacher=teacher.ratio,
-        realised=num_tokens / teacher.full_tokens,
+        realised=num_tokens / (drift * teacher.full_tokens),
         has_think=num_tokens > 0,
         asked=None if mode == tokens.POLICY else float(mode),
     )
@@ -109,7 +115,8 @@ def encode_prompts(tokenizer, teachers: list[TeacherRatio], fixed_share: float) 
     num_fixed = round(len(teachers) * fixed_share / (1 - fixed_share))
     pairs = [(tokens.POLICY, teacher) for teacher in teachers]
     for turn in range(num_fixed):
-        pairs.append((str(tokens.RATIOS[turn % len(tokens.RATIOS)]), teachers[turn % len(teachers)]))
+        epoch, place = divmod(turn, len(teachers))  # another ratio for each problem in each epoch
+        pairs.append((str(tokens.RATIOS[(turn + epoch) % len(tokens.RATIOS)]), teachers[place]))
     return {
         f"{mode}/{teacher.id}": tokens.encode_prompt(tokenizer, teacher.question, mode)
         for mode, teacher in pairs
@@ -141,6 +148,8 @@ class Environment:
         self.prompts = encode_prompts(tokenizer, teachers, config.fixed_share)
         self.tokenizer, self.config, self.seed, self.journal = tokenizer, config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
+        whole = [step.realised_by_mode[WHOLE] for step in journal.records if WHOLE in step.realised_by_mode]
+        self.whole = deque(whole, DRIFT_STEPS)  # realised ratios at 1.0
 
     def rollout(self, prompts: list[str], trainer) -> dict[str, Any]:
         """Sample a completion for each prompt; groups are consecutive."""
@@ -166,17 +175,24 @@ class Environment:
         end = self.tokenizer.eos_token_id
         replies = [ids[:-1] if ids[-1] == end else ids for ids in completion_ids]
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=False)
+        drift = fmean(self.whole) if self.whole else 1.0
         judged = []
         for prompt, text in zip(prompts, texts, strict=True):
             mode, _, id = prompt.partition("/")
-            judged.append(judge(text, self.teachers[id], self.tokenizer, mode))
+            # 1.0 itself stays by the probe's replies: by its own it could shrink unseen.
+            judged.append(
+                judge(text, self.teachers[id], self.tokenizer, mode, 1.0 if mode == WHOLE else drift)
+            )
         terms = [rewards.score(rollout, self.config) for rollout, _ in judged]
         self.ctrl = [term.ctrl for term in terms]
         everyone = ranks.gather(list(zip(judged, terms, strict=True)))
+        rollouts, lengths = zip(*(pair for pair, _ in everyone), strict=True)
+        step = trainer_state.global_step + 1
+        line = summarise(step, rollouts, [term for _, term in everyone], lengths)
+        if WHOLE in line.realised_by_mode:
+            self.whole.append(line.realised_by_mode[WHOLE])
         if ranks.is_main():
-            rollouts, lengths = zip(*(pair for pair, _ in everyone), strict=True)
-            step = trainer_state.global_step + 1
-            self.journal.append([summarise(step, rollouts, [term for _, term in everyone], lengths)])
+            self.journal.append([line])
         return [term.main for term in terms]
 
 
@@ -271,6 +287,7 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
             top_p=config.top_p,
             top_k=0,
             beta=0.0,  # no KL
+            vllm_importance_sampling_correction=False,  # `rollout` gives no log-probabilities
             epsilon=config.clip_low,
             epsilon_high=config.clip_high,
             loss_type="dapo",  # a mean over tokens, so that long replies are not favoured
@@ -297,6 +314,8 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
 
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.chrpo
+    if config.vllm and ranks.num() > 1:
+        raise LiteError(f"chrpo.vllm = {config.vllm}: one process only; set it to 0 under accelerate")
     teachers = read_records(run.path("probe", "ratios.jsonl"), TeacherRatio)
     prompts = encode_prompts(backend.load_tokenizer(run.recipe.model), teachers, config.fixed_share)
     model, tokenizer = backend.load_trainable(
@@ -307,6 +326,7 @@ def run(run: Run) -> dict[str, Any]:
         four_bit=run.recipe.sft.four_bit,
         seed=run.recipe.seed,
         adapter=run.path("sft", "adapter"),
+        vllm=config.vllm,
     )
     work, log = run.path("chrpo", "checkpoints"), run.path("chrpo", "rewards.jsonl")
     resume = checkpoints.last_whole(work)

@@ -3,9 +3,9 @@
     python recipes/bench/quant_likelihood.py model-f16.gguf model-q8_0.gguf --problems gsm8k_train.jsonl --num 100
 
 Reads GSM8K's own JSONL (`question`, `answer`). The question is put through the GGUF's chat template as a plain user
-turn, the answer follows (without GSM8K's <<...>> annotations), teacher-forced; what is averaged is over the answer's
-tokens. Prints nats per token with the standard error over problems, the perplexity, and, of every file after the
-first, the paired difference from the first.
+turn, the answer follows (without GSM8K's <<...>> annotations), teacher-forced. An answer counts by its nats per token,
+each answer alike. Prints their mean with its standard error, the perplexity of that mean, and, of every file after
+the first, the paired difference from the first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pairs(path: Path, num: int) -> list[tuple[str, str]]:
 
 
 def log_likelihoods(gguf: Path, problems: list[tuple[str, str]]) -> np.ndarray:
-    """Per problem (nats, answer tokens): the summed log-probability of its answer, and how long that is."""
+    """Per problem, nats per token of its answer."""
     model = selfcheck.load(gguf, n_ctx=CONTEXT_TOKENS, n_batch=CONTEXT_TOKENS, logits_all=True)
     rows = []
     for question, answer in problems:
@@ -43,7 +43,7 @@ def log_likelihoods(gguf: Path, problems: list[tuple[str, str]]) -> np.ndarray:
         logits = model.scores[len(prompt) - 1 : model.n_tokens - 1].astype(np.float64)  # (A, V)
         best = logits.max(axis=1)
         norm = best + np.log(np.exp(logits - best[:, None]).sum(axis=1))  # (A,)
-        rows.append((float((logits[np.arange(len(reply)), reply] - norm).sum()), len(reply)))
+        rows.append(float((logits[np.arange(len(reply)), reply] - norm).mean()))
     model.close()
     return np.array(rows)
 
@@ -60,9 +60,8 @@ def main() -> None:
     first = None
     for gguf in arguments.ggufs:
         started = time.monotonic()
-        found = log_likelihoods(gguf, problems)
-        each = found[:, 0] / found[:, 1]  # (problems,)
-        mean = found[:, 0].sum() / found[:, 1].sum()
+        each = log_likelihoods(gguf, problems)
+        mean = each.mean()
         error = each.std(ddof=1) / len(each) ** 0.5
         first = each if first is None else first
         gap = each - first

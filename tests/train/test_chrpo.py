@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import tiny_model
@@ -78,6 +79,27 @@ def test_a_step_in_the_journal(make_run):
     assert (step.step, step.accuracy, step.think_tokens, step.realised) == (3, 0.75, 4.0, 0.4)
     assert step.chosen == {"0.4": 1, "none": 1}  # of the policy's prompts
     assert step.realised_by_mode == {"0.6": 0.55}
+
+
+def test_ratios_are_over_replies_at_one_as_long_as_they_are_by_now(make_run, model_folder, tmp_path):
+    tokenizer, config = backend.load_tokenizer(model_folder), make_run(SECTIONS).recipe.chrpo
+    prompts = ["1.0/a", "0.4/a"]
+    texts = [
+        "<COMP_100>\n<think>\nabcdefgh\n</think>\n\n\\boxed{5}",  # 8 tokens where the probe had 10
+        "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{5}",
+    ]
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+    def steps(*numbers: int) -> list[dict[str, float]]:
+        with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
+            environment = chrpo.Environment(TEACHERS, tokenizer, config, 0, journal)
+            for number in numbers:
+                environment.main(prompts, ids, SimpleNamespace(global_step=number))
+            return [step.realised_by_mode for step in journal.records]
+
+    later = {"0.4": 0.5, "1.0": 0.8}  # 1.0 stays by the probe's
+    assert steps(0, 1) == [{"0.4": 0.4, "1.0": 0.8}, later]
+    assert steps(2)[2] == later  # also after a cut
 
 
 @pytest.fixture
