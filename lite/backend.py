@@ -7,7 +7,6 @@ the functions, and `prepare` first: Unsloth patches transformers, TRL and PEFT a
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import platform
@@ -27,6 +26,7 @@ from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, without_opened_think
 _HUB_NAME = re.compile(r"[\w-][\w.-]*/\w(?:[\w.-]{0,94}\w)?", re.ASCII)
 QUICKSTART = Path(__file__).parent / "quickstart" / "reasoner"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_NOWHERE = open(os.devnull, "w")  # a real file, as vLLM wants; it stays open for who took it for stdout
 
 
 def resolve(model: str) -> str:
@@ -52,7 +52,7 @@ def resolve(model: str) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep banners off standard output; warnings about our own choices (spare rows, dtype) are noise, too."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with contextlib.redirect_stdout(_NOWHERE), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
@@ -64,6 +64,8 @@ def prepare() -> None:
     os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
     os.environ.setdefault("UNSLOTH_CPU_BF16", str(int(multiplies_bf16())))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("UNSLOTH_VLLM_MERGED_ROLLOUT", "0")  # it would fold LoRA, and knows no trained rows
     # Notices about torchao's enums, and about kernels of the hub that bitsandbytes can do without.
     for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -133,7 +135,7 @@ def control_ids(tokenizer) -> list[int]:
 def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: int = 0, vllm: float = 0.0):
     """The base model with a row for every token; ties are kept.
 
-    With `vllm`, a share of the card's memory, Unsloth starts vLLM on the same weights, for adapters of `rank`.
+    With `vllm`, a share of the card's free memory, Unsloth starts vLLM on the same weights, for adapters of `rank`.
     """
     import torch
     from unsloth import FastLanguageModel
@@ -141,15 +143,21 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: 
     name, what = resolve(model), f"model {model!r}"
     pretrained.check_weights(name, what)
     # Asked for more than the model was trained on, Unsloth on CUDA stretches its RoPE: another model.
-    window = getattr(pretrained.load_config(name, what), "max_position_embeddings", max_tokens)
+    config = pretrained.load_config(name, what)
+    window = min(max_tokens, getattr(config, "max_position_embeddings", max_tokens))
     engine = {}
     if vllm:
+        if len(tokenizer) > config.vocab_size:
+            raise LiteError(
+                f"chrpo.vllm = {vllm}: {what} has no spare rows for control tokens, and vLLM's table does not grow;"
+                " set it to 0"
+            )
         engine = {"fast_inference": True, "gpu_memory_utilization": vllm, "max_lora_rank": rank}
     with pretrained.reported(what):
         with _quiet():
             base, _ = FastLanguageModel.from_pretrained(
                 name,
-                max_seq_length=min(max_tokens, window),
+                max_seq_length=window,
                 trust_remote_code=False,
                 use_safetensors=True,
                 dtype=None,  # on a CPU see multiplies_bf16
@@ -157,17 +165,18 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: 
                 use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
                 **engine,
             )
-    if vllm and not hasattr(base, "vllm_engine"):  # Unsloth then goes on without it
-        raise LiteError(
-            f"chrpo.vllm = {vllm}: vLLM does not run here; set it to 0, rollouts then need no vLLM"
-        )
+    if vllm:
+        if not hasattr(base, "vllm_engine"):  # Unsloth then goes on without it
+            raise LiteError(f"chrpo.vllm = {vllm}: vLLM does not run here; set it to 0, rollouts do without")
+        # Unsloth lowers it to what the memory holds.
+        room = base.vllm_engine.llm_engine.model_config.max_model_len
+        if room < max_tokens:
+            raise LiteError(
+                f"chrpo.vllm = {vllm}: prompt and rollout take {max_tokens} tokens, and vLLM has room for {room};"
+                " raise it, or lower chrpo.max_tokens"
+            )
     rows = base.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:  # most bases have spare rows; then nothing is resized
-        if vllm:
-            raise LiteError(
-                f"chrpo.vllm = {vllm}: {what} has no spare rows for control tokens, and vLLM's table does not grow;"
-                " set it to 0"
-            )
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return base
 
@@ -229,7 +238,7 @@ def load_trainable(
     """Base with LoRA on all linear layers and the six control token rows trained beside it.
 
     Returns (PEFT model, tokenizer). `adapter` continues from a saved one of the same rank. With `vllm`, a share of the
-    card's memory, `generate` samples through vLLM.
+    card's free memory, `generate` samples through vLLM.
     """
     tokenizer = load_tokenizer(model)
     import torch
@@ -341,19 +350,17 @@ def _sample_vllm(
 ) -> list[list[int]]:
     """One reply per prompt from the vLLM that shares the model's weights, with the adapter as it is now.
 
-    Unsloth hands LoRA over. The trained rows go into the shared table, where training does not read them: PEFT puts
-    its own in their place.
+    Call in inference mode. Unsloth hands LoRA over. The trained rows go into the shared table, where training does not
+    read them: PEFT puts its own in their place.
     """
-    import torch
     from peft.tuners.trainable_tokens import TrainableTokensLayer
     from vllm import SamplingParams
 
-    with torch.inference_mode():
-        for layer in model.modules():
-            if isinstance(layer, TrainableTokensLayer):
-                weight = layer.get_base_layer().weight  # (V, d)
-                for name, rows in layer.trainable_tokens_delta.items():
-                    weight[layer.token_indices[name]] = rows.to(weight)
+    for layer in model.modules():
+        if isinstance(layer, TrainableTokensLayer):
+            weight = layer.get_base_layer().weight  # (V, d)
+            for name, rows in layer.trainable_tokens_delta.items():
+                weight[layer.token_indices[name]] = rows.to(weight)
     params = [
         SamplingParams(
             max_tokens=max_tokens,

@@ -215,9 +215,7 @@ class Chrpo(Section):
     temperature: Positive = 0.7
     top_p: SomeShare = 0.9
     max_tokens: Count = 4096
-    vllm: NotAllShare = (
-        0.0  # of the card's memory, for vLLM to sample rollouts with; 0: Hugging Face samples them
-    )
+    vllm: NotAllShare = 0.0  # of the card's free memory, for vLLM to sample rollouts; 0: Hugging Face does
     save_steps: Count = 20
     use_mode: bool = True  # R_mode: how the chosen ratio relates to r*
     use_ctrl: bool = True  # R_ctrl: the same, credited to the first output token only

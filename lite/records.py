@@ -89,7 +89,7 @@ class TeacherRatio:
     answer: str
     ratio: float
     success: list[float] = field(default_factory=list)
-    full_tokens: float = 0.0  # think tokens of the greedy reply at 1.0; the base of realised ratios
+    full_tokens: float = 0.0  # think tokens of the SFT model's greedy reply at 1.0
 
 
 R = TypeVar("R")

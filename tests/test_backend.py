@@ -215,6 +215,9 @@ def test_vllm_is_given_the_trained_rows_the_adapter_and_a_seed_for_each_reply(fo
     assert torch.equal(model(input_ids=torch.tensor([[5, 261]])).logits, logits)
 
 
-def test_vllm_where_there_is_none(folder):
+def test_vllm_where_there_is_none(folder, tmp_path):
+    full = str(tiny_model.write(tmp_path, spare_rows=0))
+    with pytest.raises(LiteError, match="no spare rows for control tokens"):
+        backend.load_trainable(full, **SETTINGS, vllm=0.5)
     with pytest.raises(LiteError, match="vLLM. needs a GPU"):
         backend.load_trainable(folder, **SETTINGS, vllm=0.5)

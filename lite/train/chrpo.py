@@ -6,8 +6,8 @@ normalised over the group by itself and credited to the first output token only,
 last prompt position (one short forward over the prompt; a per-token advantage would not line up in Unsloth's
 CUDA loss). No KL, no entropy bonus. Source: Extra-CoT (arXiv 2602.08324), section on CHRPO. Departures: LoRA,
 r* from success rates; the prompts of fixed ratios: trained on POLICY alone, the tiny model thought alike at every
-ratio; realised ratios are over replies at 1.0 as long as they are by now, not before; R_main's advantages divided by the
-spread of the batch, not of the group (docs/log.md).
+ratio; R_cal divides by the model's current length at 1.0, not by the probe's; R_main's advantages divided by the spread
+of the batch, not of the group (docs/log.md).
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from lite.records import Journal, TeacherRatio, read_records, write_records
 from lite.stages import Run
 from lite.train import checkpoints, rewards
 
-WHOLE = str(tokens.RATIOS[-1])
-DRIFT_STEPS = 20  # newest steps that say how long replies at 1.0 are
+FULL = tokens.RATIOS[-1]
+DRIFT_STEPS = 20  # newest steps with a prompt of 1.0; they say how long its replies are
 
 
 @dataclass(frozen=True, slots=True)
 class StepRewards:
     """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led.
 
-    `realised_by_mode` are the mean realised ratios of the prompts of fixed ratios.
+    `realised_by_mode` are the mean realised ratios of the prompts of fixed ratios: over the model's current length at
+    1.0, and at 1.0 over the probe's.
     """
 
     step: int
@@ -57,19 +58,23 @@ def judge(
 ) -> tuple[rewards.Rollout, int]:
     """Grade a reply decoded with special tokens shown; returns (rollout, think tokens).
 
-    `drift`: how long the model's replies at ratio 1.0 are by now, over those of the probe.
+    `drift`: how long the model's replies at ratio 1.0 are by now, over those of the probe. Those at 1.0 itself stay by
+    the probe's: by their own they could shrink unseen.
 
     A think block that is closed and never opened counts as none: whoever streams the reply takes it for an answer.
     """
     reply = tokens.parse_reply(text)
     num_tokens = backend.count_tokens(tokenizer, reply.think) if reply.opened else 0
+    asked = None if mode == tokens.POLICY else float(mode)
+    target = reply.ratio if asked is None else asked
+    whole = teacher.full_tokens if target == FULL else drift * teacher.full_tokens
     rollout = rewards.Rollout(
         correct=grading.is_correct(reply.visible, teacher.answer),
         chosen=reply.ratio,
         teacher=teacher.ratio,
-        realised=num_tokens / (drift * teacher.full_tokens),
+        realised=num_tokens / whole,
         has_think=num_tokens > 0,
-        asked=None if mode == tokens.POLICY else float(mode),
+        asked=asked,
     )
     return rollout, num_tokens
 
@@ -115,8 +120,8 @@ def encode_prompts(tokenizer, teachers: list[TeacherRatio], fixed_share: float) 
     num_fixed = round(len(teachers) * fixed_share / (1 - fixed_share))
     pairs = [(tokens.POLICY, teacher) for teacher in teachers]
     for turn in range(num_fixed):
-        epoch, place = divmod(turn, len(teachers))  # another ratio for each problem in each epoch
-        pairs.append((str(tokens.RATIOS[(turn + epoch) % len(tokens.RATIOS)]), teachers[place]))
+        lap, place = divmod(turn, len(teachers))  # a problem has another ratio in each lap
+        pairs.append((str(tokens.RATIOS[(place + lap) % len(tokens.RATIOS)]), teachers[place]))
     return {
         f"{mode}/{teacher.id}": tokens.encode_prompt(tokenizer, teacher.question, mode)
         for mode, teacher in pairs
@@ -148,8 +153,15 @@ class Environment:
         self.prompts = encode_prompts(tokenizer, teachers, config.fixed_share)
         self.tokenizer, self.config, self.seed, self.journal = tokenizer, config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
-        whole = [step.realised_by_mode[WHOLE] for step in journal.records if WHOLE in step.realised_by_mode]
-        self.whole = deque(whole, DRIFT_STEPS)  # realised ratios at 1.0
+        # Realised ratios at 1.0, by the probe's replies.
+        self.at_full = deque([1.0] * DRIFT_STEPS, DRIFT_STEPS)
+        for line in journal.records:
+            self._follow(line)
+
+    def _follow(self, line: StepRewards) -> None:
+        """Take note of how long replies at 1.0 were in a step."""
+        if str(FULL) in line.realised_by_mode:
+            self.at_full.append(line.realised_by_mode[str(FULL)])
 
     def rollout(self, prompts: list[str], trainer) -> dict[str, Any]:
         """Sample a completion for each prompt; groups are consecutive."""
@@ -175,22 +187,18 @@ class Environment:
         end = self.tokenizer.eos_token_id
         replies = [ids[:-1] if ids[-1] == end else ids for ids in completion_ids]
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=False)
-        drift = fmean(self.whole) if self.whole else 1.0
+        drift = max(0.5, fmean(self.at_full))  # below a half the replies are broken, not shorter
         judged = []
         for prompt, text in zip(prompts, texts, strict=True):
             mode, _, id = prompt.partition("/")
-            # 1.0 itself stays by the probe's replies: by its own it could shrink unseen.
-            judged.append(
-                judge(text, self.teachers[id], self.tokenizer, mode, 1.0 if mode == WHOLE else drift)
-            )
+            judged.append(judge(text, self.teachers[id], self.tokenizer, mode, drift))
         terms = [rewards.score(rollout, self.config) for rollout, _ in judged]
         self.ctrl = [term.ctrl for term in terms]
         everyone = ranks.gather(list(zip(judged, terms, strict=True)))
         rollouts, lengths = zip(*(pair for pair, _ in everyone), strict=True)
         step = trainer_state.global_step + 1
         line = summarise(step, rollouts, [term for _, term in everyone], lengths)
-        if WHOLE in line.realised_by_mode:
-            self.whole.append(line.realised_by_mode[WHOLE])
+        self._follow(line)
         if ranks.is_main():
             self.journal.append([line])
         return [term.main for term in terms]
@@ -314,8 +322,6 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
 
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.chrpo
-    if config.vllm and ranks.num() > 1:
-        raise LiteError(f"chrpo.vllm = {config.vllm}: one process only; set it to 0 under accelerate")
     teachers = read_records(run.path("probe", "ratios.jsonl"), TeacherRatio)
     prompts = encode_prompts(backend.load_tokenizer(run.recipe.model), teachers, config.fixed_share)
     model, tokenizer = backend.load_trainable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,11 @@ def test_prompts_of_fixed_modes(model_folder):
     assert list(prompts) == ["policy/a", "policy/b", "0.2/a", "0.4/b"]
     assert prompts["0.4/b"] == tokens.encode_prompt(tokenizer, TEACHERS[1].question, "0.4")
     assert list(chrpo.encode_prompts(tokenizer, TEACHERS, 0.0)) == ["policy/a", "policy/b"]
+    many = [
+        replace(TEACHERS[0], id=str(place)) for place in range(9)
+    ]  # the second lap does not repeat the first
+    fixed = [key for key in chrpo.encode_prompts(tokenizer, many, 2 / 3) if not key.startswith("policy")]
+    assert len(fixed) == 18 and {"0.2/0", "0.4/0", "0.8/8", "1.0/8"} <= set(fixed)
     text = "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{8}"
     assert chrpo.judge(text, TEACHERS[0], tokenizer)[0].asked is None
     assert chrpo.judge(text, TEACHERS[0], tokenizer, "0.4")[0].asked == 0.4
@@ -83,23 +89,36 @@ def test_a_step_in_the_journal(make_run):
 
 def test_ratios_are_over_replies_at_one_as_long_as_they_are_by_now(make_run, model_folder, tmp_path):
     tokenizer, config = backend.load_tokenizer(model_folder), make_run(SECTIONS).recipe.chrpo
-    prompts = ["1.0/a", "0.4/a"]
-    texts = [
-        "<COMP_100>\n<think>\nabcdefgh\n</think>\n\n\\boxed{5}",  # 8 tokens where the probe had 10
-        "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{5}",
-    ]
-    ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    texts = {
+        "1.0/a": "<COMP_100>\n<think>\nabcdefgh\n</think>\n\n\\boxed{5}",  # 8 tokens where the probe had 10
+        "0.4/a": "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{5}",
+    }
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts.values()]
 
-    def steps(*numbers: int) -> list[dict[str, float]]:
+    def steps(first: int, stop: int) -> list[dict[str, float]]:
         with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
             environment = chrpo.Environment(TEACHERS, tokenizer, config, 0, journal)
-            for number in numbers:
-                environment.main(prompts, ids, SimpleNamespace(global_step=number))
+            for number in range(first, stop):
+                environment.main(list(texts), ids, SimpleNamespace(global_step=number))
             return [step.realised_by_mode for step in journal.records]
 
-    later = {"0.4": 0.5, "1.0": 0.8}  # 1.0 stays by the probe's
-    assert steps(0, 1) == [{"0.4": 0.4, "1.0": 0.8}, later]
-    assert steps(2)[2] == later  # also after a cut
+    done = steps(0, 25)
+    assert done[:2] == [{"0.4": 0.4, "1.0": 0.8}, {"0.4": 0.404, "1.0": 0.8}]  # 0.4 / (19 + 0.8) * 20
+    assert done[20:] == [{"0.4": 0.5, "1.0": 0.8}] * 5  # 1.0 stays by the probe's
+    assert steps(25, 26)[25] == done[24]  # also after a cut
+
+
+def test_what_stays_by_the_probes_replies(model_folder):
+    tokenizer = backend.load_tokenizer(model_folder)
+    reply = "<COMP_{}>\n<think>\nabcd\n</think>\n\n\\boxed{{5}}"
+    for mode, token, realised in [
+        (tokens.POLICY, 40, 0.8),
+        (tokens.POLICY, 100, 0.4),
+        ("1.0", 40, 0.4),
+        ("0.4", 100, 0.8),
+    ]:
+        rollout, _ = chrpo.judge(reply.format(token), TEACHERS[0], tokenizer, mode, drift=0.5)
+        assert rollout.realised == pytest.approx(realised), (mode, token)
 
 
 @pytest.fixture
