@@ -244,14 +244,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _check_packages(recipe: Recipe) -> None:
-    """Raise LiteError where a trainer needs what is not here: now, not after hours."""
-    if vllm := recipe.chrpo.vllm:
-        if not importlib.util.find_spec("vllm"):
-            raise LiteError(
-                f"chrpo.vllm = {vllm}: vllm is not installed; `uv pip install vllm` (CUDA only), or 0"
-            )
-        if ranks.num() > 1:
-            raise LiteError(f"chrpo.vllm = {vllm}: for one process only; set it to 0 under a launcher")
+    """Raise LiteError where a trainer needs a package that is not here: now, not after hours."""
+    if recipe.chrpo.vllm and not importlib.util.find_spec("vllm"):
+        raise LiteError(
+            f"chrpo.vllm = {recipe.chrpo.vllm}: vllm is not installed; `uv pip install vllm` (CUDA only), or 0"
+        )
     for name in ("sft", "chrpo"):
         package = getattr(recipe, name).report_to
         if package != "none" and not importlib.util.find_spec(package):

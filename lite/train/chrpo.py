@@ -322,6 +322,8 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
 
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.chrpo
+    if config.vllm and ranks.num() > 1:
+        raise LiteError(f"chrpo.vllm = {config.vllm}: for one process only; set it to 0 under a launcher")
     teachers = read_records(run.path("probe", "ratios.jsonl"), TeacherRatio)
     prompts = encode_prompts(backend.load_tokenizer(run.recipe.model), teachers, config.fixed_share)
     model, tokenizer = backend.load_trainable(

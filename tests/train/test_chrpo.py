@@ -10,6 +10,7 @@ import pytest
 import tiny_model
 
 from lite import backend, tokens
+from lite.errors import LiteError
 from lite.records import Journal, TeacherRatio, write_records
 from lite.train import checkpoints, chrpo, rewards
 
@@ -119,6 +120,12 @@ def test_what_stays_by_the_probes_replies(model_folder):
     ]:
         rollout, _ = chrpo.judge(reply.format(token), TEACHERS[0], tokenizer, mode, drift=0.5)
         assert rollout.realised == pytest.approx(realised), (mode, token)
+
+
+def test_vllm_serves_one_process(make_run, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(LiteError, match="chrpo.vllm = 0.5: for one process only"):
+        chrpo.run(make_run("chrpo: {vllm: 0.5}"))
 
 
 @pytest.fixture
