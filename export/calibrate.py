@@ -1,4 +1,4 @@
-"""How long the product thinks at each ratio, for its GGUF (see `lite.calibration`).
+"""How long the product thinks at each ratio, for its GGUF (see `lite.gguf.calibration`).
 
 Two sources, the better one first:
 - the replies of the evaluate stage, on held-out problems and on the GGUF itself, where a run has them: that is
@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lite import backend
-from lite.calibration import Calibration, summarise
+from lite.data.traces import Task, room, sample_replies
 from lite.errors import LiteError
-from lite.records import Problem, read_records
-from lite.stages import Run
+from lite.gguf.calibration import Calibration, summarise
+from lite.models import unsloth
+from lite.run import Run
+from lite.runtime.files import Problem, read_records
 from lite.tokens import RATIOS, encode_prompt
-from lite.train.traces import Task, room, sample_replies
 
 NUM_PROBLEMS = 48
 
@@ -29,14 +29,14 @@ def measure(run: Run, journal: Path) -> Calibration:
     """Sample the merged policy model at each ratio; `journal` keeps what is done."""
     model_folder = str(run.path("merge", "policy"))
     problems = read_records(run.path("problems", "rl.jsonl"), Problem)[:NUM_PROBLEMS]
-    tokenizer = backend.load_tokenizer(model_folder)
+    tokenizer = unsloth.load_tokenizer(model_folder)
     tasks = [
         Task(f"{problem.id}/{ratio}", encode_prompt(tokenizer, problem.question, str(ratio)), problem.answer)
         for problem in problems
         for ratio in RATIOS
     ]
     config = run.recipe.probe
-    model, _ = backend.load(model_folder, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit)
+    model, _ = unsloth.load(model_folder, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit)
     samples = sample_replies(model, tokenizer, tasks, config, journal, seed=run.recipe.seed, name="calibrate")
     lengths: dict[float, list[int]] = {ratio: [] for ratio in RATIOS}
     for sample in samples:
@@ -51,7 +51,7 @@ def load(path: Path) -> Calibration:
 
 
 def of_replies(folder: Path) -> Calibration | None:
-    """From the replies that `lite.measure.evaluate` left in a folder; None where a ratio was not measured."""
+    """From the replies that `lite.eval.evaluate` left in a folder; None where a ratio was not measured."""
     lengths: dict[float, list[int]] = {}
     for ratio in RATIOS:
         path = folder / f"replies-{ratio}.jsonl"

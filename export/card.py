@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lite.calibration import Calibration
+from lite.gguf.calibration import Calibration
 from lite.tokens import RATIOS
 
 FENCE = "```"

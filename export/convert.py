@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from export import vocab
 from export.template import dial_template
 from lite.errors import LiteError
-from lite.progress import progress
-from lite.records import atomic_write
-from lite.shape import whole
+from lite.plan.model_shape import whole
+from lite.runtime.files import atomic_write
+from lite.runtime.progress import progress
 from lite.tokens import CONTROL_TOKENS
 
 Dtype = Literal["f32", "f16", "bf16"]

@@ -16,12 +16,12 @@ from typing import Any
 
 from export import calibrate, convert, llama_cpp_converter, verify
 from export.quantize import FLOATS, HEADER_BYTES, QUANTS, quantize, require_quant, require_space
-from lite import backend, pretrained
-from lite.calibration import Calibration
-from lite.progress import console
-from lite.provenance import sha256
-from lite.records import atomic_write, write_json
-from lite.stages import Run
+from lite.gguf.calibration import Calibration
+from lite.models import pretrained, unsloth
+from lite.run import Run
+from lite.runtime.files import atomic_write, write_json
+from lite.runtime.progress import console
+from lite.runtime.provenance import sha256
 
 # Below this a model is converted, and compared with Hugging Face, in f32: the noise is 1e-5 instead of 1e-2.
 F32_MAX_PARAMETERS = 1_000_000_000
@@ -105,7 +105,7 @@ def export(
 
 def local(model: str) -> Path:
     """The folder of a recipe's model; a hub name's is in the hub's cache once the model was trained."""
-    name = backend.resolve(model)
+    name = unsloth.resolve(model)
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
@@ -127,7 +127,7 @@ def _calibration(run: Run) -> Calibration:
 def run(run: Run) -> dict[str, Any]:
     """Export the base, the SFT and the policy model; SHA256SUMS lists them, measured.json says how they came out.
 
-    calibration.json holds what the policy model's GGUF carries of `lite.calibration`.
+    calibration.json holds what the policy model's GGUF carries of `lite.gguf.calibration`.
     """
     quant = run.recipe.export.quant
     require_quant(quant)

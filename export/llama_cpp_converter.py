@@ -16,9 +16,10 @@ from pathlib import Path
 
 from export.convert import Dtype, dial_of
 from export.vocab import read_json
-from lite import gguf_file, gguf_model
 from lite.errors import LiteError
-from lite.records import atomic_write
+from lite.gguf import check
+from lite.gguf import container as gguf_file
+from lite.runtime.files import atomic_write
 
 SCRIPT = "convert_hf_to_gguf.py"
 COPY_BYTES = 2**24
@@ -63,7 +64,7 @@ def convert(
         )
     changes: dict[str, str | list[float]] = dict(extra)
     if dial:
-        made = gguf_model.check(out)
+        made = check.check(out)
         changes["tokenizer.chat_template"] = dial_of(
             folder, made.metadata.get("tokenizer.ggml.tokens", []), made.template or None
         )

@@ -10,11 +10,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lite import backend, pretrained
 from lite.errors import LiteError
-from lite.progress import progress
-from lite.records import atomic_folder
-from lite.stages import Run
+from lite.models import pretrained, unsloth
+from lite.run import Run
+from lite.runtime.files import atomic_folder
+from lite.runtime.progress import progress
 
 SOURCES = {"sft": "sft", "policy": "chrpo"}  # what is merged: the stage whose adapter it is
 
@@ -36,7 +36,7 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
     Spare embedding rows of the base take the new tokens; where there are none the embedding grows. Tied
     embeddings stay tied. Raises LiteError where the adapter is not there or does not fit.
     """
-    weights = backend.adapter_file(adapter)
+    weights = unsloth.adapter_file(adapter)
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -66,7 +66,7 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
 
 def run(run: Run) -> dict[str, Any]:
     """Merge the SFT and the CHRPO adapter into merge/sft and merge/policy."""
-    base = backend.resolve(run.recipe.model)
+    base = unsloth.resolve(run.recipe.model)
     with progress("merge", len(SOURCES), "models") as meter:
         for name, stage in SOURCES.items():
             out = run.path("merge", name)

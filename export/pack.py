@@ -21,13 +21,15 @@ from export.card import card
 from export.export import export, local, num_bytes
 from export.merge import merge
 from export.quantize import QUANTS, require_quant, require_space
-from lite import backend, gguf_model, recipe
-from lite.calibration import Calibration
+from lite import config as recipe
 from lite.errors import LiteError
-from lite.footprint import MERGED_WIDTH
-from lite.provenance import sha256, versions
-from lite.records import atomic_write, write_json
-from lite.stages import Run
+from lite.gguf import check
+from lite.gguf.calibration import Calibration
+from lite.models import unsloth
+from lite.plan.estimate import MERGED_WIDTH
+from lite.run import Run
+from lite.runtime.files import atomic_write, write_json
+from lite.runtime.provenance import sha256, versions
 from lite.tokens import CONTROL_TOKENS
 
 MADE_BY = "extra-cot-lite"
@@ -80,7 +82,7 @@ def of_run(folder: Path) -> Source:
 
 def _merged(base: str, adapter: Path, work: Path) -> Source:
     """Merge an adapter into its base, in the base's own number format, under `work`."""
-    backend.adapter_file(adapter)
+    unsloth.adapter_file(adapter)
     folder = local(base)
     config = vocab.read_json(folder / "config.json")
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
@@ -130,7 +132,7 @@ def _claim(out: Path) -> None:
 
 def _modelfiles(gguf: Path, template: str) -> dict[str, str]:
     """The name and text of the Modelfile of each preset."""
-    container = gguf_model.check(gguf)
+    container = check.check(gguf)
     words = container.metadata
     tokens = words["tokenizer.ggml.tokens"]
     eos = tokens[words["tokenizer.ggml.eos_token_id"]]

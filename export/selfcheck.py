@@ -23,9 +23,9 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from export.quantize import captured_log
 from export.template import NO_THINKING, SWITCH, has_dial
-from lite import gguf_model
 from lite.errors import LiteError
-from lite.llama_build import make_safe
+from lite.gguf import check
+from lite.gguf.llama_build import make_safe
 from lite.tokens import BASE, CONTROL_TOKENS, MODES, POLICY, THINK_CLOSE, THINK_OPEN
 
 QUESTION = "What is 17 + 25?"
@@ -35,7 +35,7 @@ TIMEOUT_S = (
 
 
 class _Llama(llama_cpp.Llama):
-    """llama-cpp-python's model, which has no argument for what `lite.llama_build` switches off."""
+    """llama-cpp-python's model, which has no argument for what `lite.gguf.llama_build` switches off."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, make_safe(value) if name == "model_params" else value)
@@ -43,7 +43,7 @@ class _Llama(llama_cpp.Llama):
 
 def load(gguf: Path, **options: Any) -> llama_cpp.Llama:
     """Open a GGUF in llama.cpp. Raises LiteError where it is damaged, or llama.cpp cannot load it."""
-    gguf_model.check(gguf)
+    check.check(gguf)
     with captured_log() as pieces:
         try:
             return _Llama(str(gguf), verbose=False, **options)
@@ -130,7 +130,7 @@ def check_step(gguf: Path) -> None:
 
 def look(gguf: Path) -> dict[str, Any]:
     """All checks of the file alone, in this process; return what it is."""
-    container = gguf_model.check(gguf)
+    container = check.check(gguf)
     model = load(gguf, vocab_only=True)
     dial = check_words(gguf, model)
     model.close()
@@ -148,7 +148,7 @@ def look(gguf: Path) -> dict[str, Any]:
 
 def apart(gguf: Path, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
     """`look` in a process of its own. Raises LiteError where the file ends that process, or keeps it busy."""
-    gguf_model.check(gguf)  # first here: most faults need no process
+    check.check(gguf)  # first here: most faults need no process
     code = "from export import selfcheck; selfcheck.main()"
     try:
         done = subprocess.run(

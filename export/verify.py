@@ -1,4 +1,4 @@
-"""Is a GGUF the model it was made from? Alone: the container (`lite.gguf_model`), then llama.cpp's own view of it
+"""Is a GGUF the model it was made from? Alone: the container (`lite.gguf.check`), then llama.cpp's own view of it
 (`export.selfcheck`), without torch. Against the Hugging Face folder it needs the extra `train`: ties, token ids,
 logits and greedy text.
 """
@@ -15,8 +15,9 @@ import numpy as np
 from export import selfcheck, vocab
 from export.selfcheck import QUESTION, render, token_ids
 from export.template import has_dial
-from lite import backend, calibration, gguf_model, pretrained
 from lite.errors import LiteError
+from lite.gguf import calibration, check
+from lite.models import pretrained, unsloth
 from lite.tokens import BASE, CONTROL_TOKENS, MODES, POLICY, THINK_CLOSE, THINK_OPEN, encode_prompt
 
 # llama.cpp's file type: its name, and how far logits may lie from Hugging Face's float32 ones, in units
@@ -66,7 +67,7 @@ def reference(folder: Path) -> tuple[Any, list[Sample]]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    backend.unpatch(tuple(gguf_model.SHAPES))
+    unsloth.unpatch(tuple(check.SHAPES))
     tokenizer = pretrained.load_tokenizer(folder, str(folder))
     model = pretrained.load_model(AutoModelForCausalLM, folder, str(folder), dtype=torch.float32).eval()
     modes = [BASE] * 3 if CONTROL_TOKENS[0] not in tokenizer.get_vocab() else ["0.2", "0.8", POLICY]
@@ -191,7 +192,7 @@ def verify(gguf: Path, folder: Path | None = None) -> dict[str, Any]:
     Returns what it is, and what was measured. `foreign_template` is the chat template where it is not ours;
     it was not rendered. Raises LiteError where something is wrong.
     """
-    container = gguf_model.check(gguf)
+    container = check.check(gguf)
     found = selfcheck.apart(gguf)
     lengths = calibration.of_gguf(container)
     if lengths is not None:

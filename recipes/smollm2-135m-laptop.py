@@ -17,11 +17,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lite import recipe, recipes, stages
+from lite import config
+from lite import run as stages
+from lite.cli import recipes
+from lite.data.problems import load
 from lite.errors import LiteError
-from lite.measure import fidelity
-from lite.problems import load
-from lite.records import Problem, atomic_folder, read_records
+from lite.eval import fidelity
+from lite.runtime.files import Problem, atomic_folder, read_records
 
 NAME = "smollm2-135m-laptop"
 REASONER, ENCODER = Path("models/smollm2-135m"), Path("models/minilm-l6")
@@ -64,7 +66,7 @@ def main(source: str | None) -> None:
     encoder_folder(ENCODER)
     reasoner_folder(REASONER)
     changes = [*CHANGES, *([f"problems.source={json.dumps(source)}"] if source else [])]
-    resolved = recipe.load(recipes.find(NAME), changes)
+    resolved = config.load(recipes.find(NAME), changes)
     run = stages.train(resolved, Path("runs") / NAME)
     print(run.path("evaluate", "report.md").read_text(encoding="utf-8"))
     seen = {problem.id for problem in read_records(run.path("problems", "train.jsonl"), Problem)}

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from lite.errors import LiteError
-from lite.records import atomic_folder
+from lite.runtime.files import atomic_folder
 
 EOS = "<|im_end|>"  # the GGUF's import makes EOS the token that begins a turn
 

@@ -2,7 +2,7 @@
 
     uv run python recipes/tiny_reasoner.py --out reasoner
 
-Trained from scratch on the procedural world (lite/quickstart/world.py, random streams "pretrain/<seed>", no
+Trained from scratch on the procedural world (lite/data/word_problems.py, random streams "pretrain/<seed>", no
 question that `problems` can give): first plain text, without chat markers, where most tokens are arithmetic; then
 60 % in the chat form, wordy or as brief as the question asks for in words, 40 % notes of any length in plain text.
 No control token is ever seen: SFT teaches the dial, not arithmetic.
@@ -33,7 +33,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from lite import grading, tokens
-from lite.quickstart import world
+from lite.data import word_problems
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,10 +56,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
     def texts():
         for index in range(6000):
-            story = world.tell(rng, index % world.MAX_STEPS + 1)
+            story = word_problems.tell(rng, index % word_problems.MAX_STEPS + 1)
             yield tokens.user_text(story.question)
-            yield tokens.write_reply(None, world.wordy(rng, story), world.visible(story))
-            yield world.terse(rng, story)
+            yield tokens.write_reply(None, word_problems.wordy(rng, story), word_problems.visible(story))
+            yield word_problems.terse(rng, story)
             yield "user\nassistant\nsystem\n"
 
     bpe = Tokenizer(models.BPE())
@@ -134,19 +134,19 @@ class Muon(torch.optim.Optimizer):
 
 def draw(tokenizer, rng: random.Random, wordy_share: float) -> tuple[list[int], list[int]]:
     """One training text as (prompt ids, ids to learn)."""
-    story = world.tell(rng, rng.randint(1, world.MAX_STEPS))
-    if world.is_held_out(story.question):
+    story = word_problems.tell(rng, rng.randint(1, word_problems.MAX_STEPS))
+    if word_problems.is_held_out(story.question):
         return draw(tokenizer, rng, wordy_share)
     if rng.random() < wordy_share:
-        question, think = story.question, world.wordy(rng, story)
+        question, think = story.question, word_problems.wordy(rng, story)
         if rng.random() < 0.4:
-            request, share = rng.choice(list(world.REQUESTS.items()))
-            question, think = f"{question} {request}", world.notes(rng, story, share, 1.0)
+            request, share = rng.choice(list(word_problems.REQUESTS.items()))
+            question, think = f"{question} {request}", word_problems.notes(rng, story, share, 1.0)
         prompt = tokens.encode_prompt(tokenizer, question, tokens.BASE)
-        reply = tokens.write_reply(None, think, world.visible(story)) + END
+        reply = tokens.write_reply(None, think, word_problems.visible(story)) + END
     else:
         prompt = tokenizer.encode(story.question + "\n", add_special_tokens=False)
-        reply = world.terse(rng, story) + PAD
+        reply = word_problems.terse(rng, story) + PAD
     return prompt, tokenizer.encode(reply, add_special_tokens=False)
 
 
@@ -184,7 +184,7 @@ class Texts(torch.utils.data.IterableDataset):
 def accuracy(model, tokenizer, num: int, seed: int, terse: bool = False) -> float:
     """Greedy accuracy on `num` held-out problems, wordy in the chat form or terse in plain text."""
     model.eval()
-    unseen = list(world.problems(num, seed))
+    unseen = list(word_problems.problems(num, seed))
     prompts = [
         tokenizer.encode(problem.question + "\n", add_special_tokens=False)
         if terse

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import tiny_model
 from tiny_tokenizer import tiny_tokenizer
 
-from lite import backend, cli
-from lite.quickstart import world
-from lite.records import Trace
+from lite import cli, config
+from lite.data import word_problems
+from lite.models import unsloth
+from lite.run import Run
+from lite.runtime.files import Trace
 
 
 @pytest.fixture
@@ -25,18 +28,35 @@ def lite(capsys, monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A tiny random model on disk, made once."""
+    return str(tiny_model.write(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture
+def make_run(model_folder, tmp_path):
+    """A Run on the tiny model; give the sections as YAML."""
+
+    def make(sections: str = "") -> Run:
+        small = "\nsft: {rank: 4, alpha: 8}" if "sft:" not in sections else ""
+        return Run(config.parse(f"model: {model_folder}\n{sections}{small}"), tmp_path / "run")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def traces() -> list[Trace]:
     """Twelve worked solutions of the quickstart's world."""
     return [
         Trace(f"{p.id}/0", p.question, p.answer, p.cot, f"The answer is \\boxed{{{p.answer}}}.")
-        for p in world.problems(12, seed=7)
+        for p in word_problems.problems(12, seed=7)
     ]
 
 
 @pytest.fixture(scope="session")
 def tokenizer(traces):
     """400 tokens learnt from the traces."""
-    backend.prepare()  # Unsloth comes before transformers
+    unsloth.prepare()  # Unsloth comes before transformers
     return tiny_tokenizer((trace.think for trace in traces), 400, control=False)
 
 

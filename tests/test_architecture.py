@@ -18,11 +18,9 @@ from lite.tokens import CONTROL_TOKENS, SFT_POLICY
 
 ROOT = Path(lite.__file__).parent
 FILES = sorted(path for folder in (ROOT, Path(export.__file__).parent) for path in folder.rglob("*.py"))
-# From left to right. What is not named is a base: lite/*.py and the quickstart world.
-ROOMS = ("base", "lite.compress", "lite.train", "export", "lite.infer", "lite.measure", "lite.cli")
 HEAVY = ("torch", "unsloth", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate")
 TRAINING = (
-    "lite.backend",
+    "lite.models.unsloth",
     "lite.train",
     "lite.compress",
     "export.merge",
@@ -32,13 +30,6 @@ TRAINING = (
 def module_of(path: Path) -> str:
     name = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
     return name.removesuffix(".__init__")
-
-
-def room_of(module: str) -> int:
-    for place, room in enumerate(ROOMS):
-        if module == room or module.startswith(f"{room}."):
-            return place
-    return 0
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -60,30 +51,9 @@ def imports_at_top(path: Path) -> set[str]:
     )
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_arrows_point_right(path):
-    here = module_of(path)
-    backwards = {
-        name
-        for name in imports(ast.parse(path.read_text(encoding="utf-8")))
-        if name.split(".")[0] in ("lite", "export") and room_of(name) > room_of(here)
-    }
-    assert backwards == set(), f"{here} (room {ROOMS[room_of(here)]}) reaches to the right"
-
-
-def test_the_rooms_are_told_apart():
-    assert room_of("lite.records") == room_of("lite.quickstart.world") == room_of("lite.recipe.Recipe") == 0
-    assert room_of("lite.compress.units") == 1 and room_of("lite.train.sft.run") == 2
-    assert (
-        room_of("export.merge")
-        == 3
-        < room_of("lite.infer.engine")
-        < room_of("lite.measure")
-        < room_of("lite.cli")
-    )
-
-
-@pytest.mark.parametrize("path", [path for path in FILES if path != ROOT / "backend.py"], ids=module_of)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if path != ROOT / "models" / "unsloth.py"], ids=module_of
+)
 def test_only_the_backend_names_unsloth(path):
     assert not {
         name for name in imports(ast.parse(path.read_text())) if name.split(".")[0].startswith("unsloth")
@@ -128,7 +98,7 @@ def loaded_by(*arguments: str, cwd: Path) -> tuple[int, set[str]]:
 def test_help_loads_almost_nothing(tmp_path):
     code, modules = loaded_by("--help", cwd=tmp_path)
     assert code == 0
-    assert not modules & {*HEAVY, "numpy", "yaml", "rich", "sympy", "llama_cpp", "matplotlib", "lite.stages"}
+    assert not modules & {*HEAVY, "numpy", "yaml", "rich", "sympy", "llama_cpp", "matplotlib", "lite.run"}
 
 
 def test_help_is_quick(tmp_path):
@@ -159,7 +129,7 @@ def test_the_laptop_verbs_load_no_torch(tmp_path):
     assert code == 0 and not modules & set(HEAVY)
     replies = [json.loads(line) for line in (tmp_path / "report" / "replies-1.0.jsonl").open()]
     assert [reply["stop"] for reply in replies] == ["eos"]
-    assert {"lite.grading", "lite.measure.report", "matplotlib"} <= modules
+    assert {"lite.grading", "lite.eval.report", "matplotlib"} <= modules
     for verb in (("ask", "tiny.gguf", "1+1?"), ("chat", "tiny.gguf"), ("bench", "tiny.gguf", "--num", "1")):
         code, modules = loaded_by(*verb, "--max-tokens", "8", cwd=tmp_path)
         assert code == 0 and not modules & set(HEAVY)

@@ -52,9 +52,9 @@ def test_the_sources_are_those_for_cuda(found):
 @pytest.mark.parametrize(
     "file, callee, where",
     [
-        ("backend.py", "FastLanguageModel.from_pretrained", "from_pretrained"),
-        ("backend.py", "FastLanguageModel.get_peft_model", "get_peft_model"),
-        ("backend.py", "patched.restore_transformers_family", "restore_transformers_family"),
+        ("models/unsloth.py", "FastLanguageModel.from_pretrained", "from_pretrained"),
+        ("models/unsloth.py", "FastLanguageModel.get_peft_model", "get_peft_model"),
+        ("models/unsloth.py", "patched.restore_transformers_family", "restore_transformers_family"),
         ("train/sft.py", "SFTConfig", "SFTConfig"),
         ("train/chrpo.py", "GRPOConfig", "GRPOConfig"),
     ],
@@ -92,7 +92,7 @@ def test_the_control_term_reaches_the_last_prompt_position_only(found):
 def test_unsloths_model_has_what_rollouts_through_vllm_call(found):
     """The engine that is asked for in backend.py, and the names by which a PEFT model then has it."""
     asked = {"fast_inference", "gpu_memory_utilization", "max_lora_rank"}
-    source = (ROOT / "backend.py").read_text(encoding="utf-8")
+    source = (ROOT / "models/unsloth.py").read_text(encoding="utf-8")
     assert all(f'"{name}"' in source for name in asked) and asked <= set(found["from_pretrained"])
     for name in ("vllm_engine", "fast_generate", "load_lora"):
         assert f"model.{name} = " in found["patch_peft_source"] and name in source

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from lite import recipe, tokens
-from lite.provenance import sha256
-from lite.quickstart import world
-from lite.records import (
+from lite import config, tokens
+from lite.data import word_problems
+from lite.run import NAMES, Run
+from lite.runtime.files import (
     Compressed,
     Labels,
     Problem,
@@ -30,7 +30,7 @@ from lite.records import (
     write_json,
     write_records,
 )
-from lite.stages import NAMES, Run
+from lite.runtime.provenance import sha256
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -187,7 +187,7 @@ def test_killed_in_five_stages_and_whole_at_the_end(starts, tmp_path):
     assert after.items() >= before.items(), "a stage that was done ran again"
     assert set(after) == set(NAMES)
 
-    run = Run(recipe.load(tmp_path / "killed.yaml"), folder)
+    run = Run(config.load(tmp_path / "killed.yaml"), folder)
     for name in NAMES:
         assert run.is_done(name)
         manifest = run.manifest(name)
@@ -216,7 +216,7 @@ chrpo: {steps: 6, save_steps: 3, prompts: 6, group: 2, batch_size: 3, learning_r
 def test_killed_between_checkpoints_and_the_same_numbers_at_the_end(starts, tmp_path):
     """Killed in the fifth step, on from the checkpoint of the third, which is in CHRPO's second epoch."""
     (tmp_path / "short.yaml").write_text(SHORT)
-    problems = list(world.problems(4, seed=5))
+    problems = list(word_problems.problems(4, seed=5))
     modes = [*tokens.MODES, *tokens.MODES]
     rows = [
         Row(p.id, mode, p.question, tokens.RATIOS[place % 5], p.cot, f"\\boxed{{{p.answer}}}")
@@ -227,7 +227,7 @@ def test_killed_between_checkpoints_and_the_same_numbers_at_the_end(starts, tmp_
         for place, p in enumerate(problems)
     ]
     alone, killed = (
-        Run(recipe.load(tmp_path / "short.yaml"), tmp_path / name) for name in ("alone", "killed")
+        Run(config.load(tmp_path / "short.yaml"), tmp_path / name) for name in ("alone", "killed")
     )
     for run in (alone, killed):
         write_records(run.path("mixture", "rows.jsonl"), rows)

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
+from lite.data import word_problems
+from lite.data.word_problems import Step, Story
 from lite.grading import is_correct
-from lite.quickstart import world
-from lite.quickstart.world import Step, Story
 
 STORY = Story(
     name="Mia",
@@ -26,11 +26,11 @@ def test_equation():
 
 
 def test_visible():
-    assert world.visible(STORY) == "The answer is \\boxed{7}."
+    assert word_problems.visible(STORY) == "The answer is \\boxed{7}."
 
 
 def test_terse_has_three_bare_styles_and_notes():
-    texts = {world.terse(random.Random(seed), STORY) for seed in range(100)}
+    texts = {word_problems.terse(random.Random(seed), STORY) for seed in range(100)}
     assert texts >= {
         "5+4=9. 9-2=7.\nThe answer is \\boxed{7}.",
         "On Monday, finds 4 more: 5+4=9. On Tuesday, loses 2 on the way: 9-2=7.\nThe answer is \\boxed{7}.",
@@ -43,8 +43,8 @@ def test_terse_has_three_bare_styles_and_notes():
 def test_notes_leave_out_words_and_no_equation():
     lengths = []
     for seed in range(100):
-        story = world.tell(random.Random(seed), 3)
-        words = world.notes(random.Random(seed), story, seed / 100, 1.0).split()
+        story = word_problems.tell(random.Random(seed), 3)
+        words = word_problems.notes(random.Random(seed), story, seed / 100, 1.0).split()
         assert [word for word in words if word in {f"{step.equation()}." for step in story.steps}] == [
             f"{step.equation()}." for step in story.steps
         ]
@@ -53,16 +53,16 @@ def test_notes_leave_out_words_and_no_equation():
 
 
 def test_problems_are_held_out_from_pretraining():
-    assert all(world.is_held_out(problem.question) for problem in world.problems(100, 5))
-    drawn = [world.tell(random.Random(seed), 3).question for seed in range(400)]
-    assert 0.2 < sum(map(world.is_held_out, drawn)) / 400 < 0.3
+    assert all(word_problems.is_held_out(problem.question) for problem in word_problems.problems(100, 5))
+    drawn = [word_problems.tell(random.Random(seed), 3).question for seed in range(400)]
+    assert 0.2 < sum(map(word_problems.is_held_out, drawn)) / 400 < 0.3
 
 
-@pytest.mark.parametrize("num_steps", range(1, world.MAX_STEPS + 1))
+@pytest.mark.parametrize("num_steps", range(1, word_problems.MAX_STEPS + 1))
 def test_stories_compute(num_steps):
     operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
     for seed in range(100):
-        story = world.tell(random.Random(seed), num_steps)
+        story = word_problems.tell(random.Random(seed), num_steps)
         assert len(story.steps) == num_steps
         n = story.start
         for step in story.steps:
@@ -78,8 +78,8 @@ def test_stories_compute(num_steps):
 def test_every_wordy_equation_is_right_and_every_step_is_there():
     for seed in range(200):
         rng = random.Random(seed)
-        story = world.tell(rng, seed % world.MAX_STEPS + 1)
-        told = world.wordy(rng, story)
+        story = word_problems.tell(rng, seed % word_problems.MAX_STEPS + 1)
+        told = word_problems.wordy(rng, story)
         equations = re.findall(r"(\d+)([-+*])(\d+)=(\d+)", told)
         assert all(eval(f"{a}{op}{b}") == int(c) for a, op, b, c in equations)
         assert all(f"{step.equation()}." in told for step in story.steps)
@@ -87,22 +87,22 @@ def test_every_wordy_equation_is_right_and_every_step_is_there():
 
 
 def test_problems_repeat_by_seed_and_differ_between_seeds():
-    first = list(world.problems(60, 1))
-    assert first == list(world.problems(60, 1)) == list(world.problems(90, 1))[:60]
+    first = list(word_problems.problems(60, 1))
+    assert first == list(word_problems.problems(60, 1)) == list(word_problems.problems(90, 1))[:60]
     assert len({problem.question for problem in first}) == 60
     assert not {problem.question for problem in first} & {
-        problem.question for problem in world.problems(60, 2)
+        problem.question for problem in word_problems.problems(60, 2)
     }
     assert [problem.id for problem in first[:2]] == ["quickstart-1-0", "quickstart-1-1"]
 
 
 def test_problems_cycle_through_the_difficulties_and_harder_ones_take_longer():
     lengths: dict[int, list[int]] = {}
-    for index, problem in enumerate(world.problems(300, 1)):
-        lengths.setdefault(index % world.MAX_STEPS, []).append(len(problem.cot.split()))
+    for index, problem in enumerate(word_problems.problems(300, 1)):
+        lengths.setdefault(index % word_problems.MAX_STEPS, []).append(len(problem.cot.split()))
     means = [sum(of) / len(of) for _, of in sorted(lengths.items())]
     assert means == sorted(means) and means[-1] > 2 * means[0]
 
 
 def test_the_gold_answer_is_the_one_the_solution_gives():
-    assert all(is_correct(problem.cot, problem.answer) for problem in world.problems(60, 3))
+    assert all(is_correct(problem.cot, problem.answer) for problem in word_problems.problems(60, 3))

@@ -44,20 +44,3 @@ def test_first_screen():
 def test_test_command_is_what_ci_runs():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert "pip install uv" in script and "uv run pytest" in script
-
-
-def test_architecture_names_what_is_there():
-    picture = README.split("## Architecture")[1].split("```")[1]
-    folder = ""
-    for line in picture.strip().splitlines():
-        name = line.split()[0]
-        if not line.startswith(" "):
-            folder = name
-        path = ROOT / (name if name == folder else folder + name)
-        assert path.exists(), f"{path} is in the README's architecture only"
-
-
-def test_architecture_names_every_file_of_the_package():
-    picture = README.split("## Architecture")[1].split("```")[1]
-    files = [path for path in (ROOT / "lite").glob("*.py") if path.read_text(encoding="utf-8")]
-    assert [path.name for path in files if path.name not in picture] == []

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from tiny_tokenizer import tiny_tokenizer
 
-from lite import backend, tokens
+from lite import tokens
+from lite.models import unsloth
 
 
 def write(folder: Path, spare_rows: int = 11, tied: bool = True) -> Path:
     """Save the model; 261 tokens, and as many unused embedding rows as asked for."""
-    backend.prepare()
+    unsloth.prepare()
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from lite.cli import laptop, training  # noqa: F401, each adds its verbs to the app
-from lite.cli.app import app
+from lite.cli import infer, train  # noqa: F401, each adds its verbs to the app
+from lite.cli.options import app
 from lite.errors import LiteError, printable
 
 TRAIN_PACKAGES = (

@@ -18,8 +18,8 @@ from __future__ import annotations
 import importlib
 
 _HOMES = {
-    "CompressorModel": "lite.compress.compressor",
-    "Compressed": "lite.records",
+    "CompressorModel": "lite.compress.classifier",
+    "Compressed": "lite.runtime.files",
     "Unit": "lite.compress.units",
     "load": "lite.compress.cut",
     "segment": "lite.compress.units",

@@ -27,15 +27,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lite import backend, recipe
-from lite.compress.scoring import Scored, log_p
+from lite import config as recipe
+from lite.compress.logprobs import Scored, log_p
 from lite.compress.select import place, token_counts
 from lite.compress.teacher import Teacher
 from lite.compress.units import Unit, clauses, segment
 from lite.errors import LiteError
-from lite.progress import progress
-from lite.records import Journal, Labels, Trace, read_records, write_records
-from lite.stages import Run
+from lite.models import unsloth
+from lite.run import Run
+from lite.runtime.files import Journal, Labels, Trace, read_records, write_records
+from lite.runtime.progress import progress
 
 _MAX_GROUPS = 16  # of words of one trace in the first round; what is dear is split in the next ones
 _MAX_FORMULAS = 64
@@ -241,8 +242,8 @@ def make_annotator(run: Run) -> Annotator:
     if config.method == "rules":
         return Rules()
     if config.method == "likelihood":
-        return Likelihood(*backend.load(run.recipe.model, max_tokens=config.batch_tokens), config)
-    tokenizer = backend.load_tokenizer(run.recipe.model)
+        return Likelihood(*unsloth.load(run.recipe.model, max_tokens=config.batch_tokens), config)
+    tokenizer = unsloth.load_tokenizer(run.recipe.model)
 
     def count_tokens(text: str, units: Sequence[Unit]) -> list[int]:
         coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

@@ -3,7 +3,7 @@
 Takes traces and the compressor, gives Compressed. A trace is scored once; the units that stay at a ratio are
 chosen by `select`. The result is counted by encoding it again in the target model's tokenizer, and where that
 differs from the plan (a unit encodes differently beside another neighbour) the budget is corrected, so the
-realised ratio is exact, not estimated. The other methods are the controls of `lite.compress.controls`, at the same
+realised ratio is exact, not estimated. The other methods are the controls of `lite.compress.baselines`, at the same
 ratios.
 """
 
@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from lite import backend
-from lite.compress.compressor import CompressorModel
-from lite.compress.controls import rule_scores, self_information
+from lite.compress.baselines import rule_scores, self_information
+from lite.compress.classifier import CompressorModel
 from lite.compress.select import join, random_scores, select, token_counts
 from lite.compress.units import clauses, segment
 from lite.errors import LiteError
-from lite.progress import progress
-from lite.records import Compressed, Trace, read_records, write_records
-from lite.stages import Run
+from lite.models import unsloth
+from lite.run import Run
+from lite.runtime.files import Compressed, Trace, read_records, write_records
+from lite.runtime.progress import progress
 
 ASKED = tuple(tenth / 10 for tenth in range(1, 10))
 _CORRECTIONS = 3
@@ -109,7 +109,7 @@ def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
         return lambda traces: [rule_scores(trace.think) for trace in traces]
     if config.method == "self-information":
         num_tokens = run.recipe.annotate.batch_tokens
-        model, tokenizer = backend.load(run.recipe.model, max_tokens=num_tokens)
+        model, tokenizer = unsloth.load(run.recipe.model, max_tokens=num_tokens)
         return lambda traces: self_information(
             model, tokenizer, [t.question for t in traces], [t.think for t in traces], num_tokens
         )
@@ -132,7 +132,7 @@ def run(run: Run) -> dict[str, Any]:
         raise LiteError(
             f"{run.path('traces', 'traces.jsonl')}: no traces to compress; run the stage traces again"
         )
-    encode = encoder(backend.load_tokenizer(run.recipe.model))
+    encode = encoder(unsloth.load_tokenizer(run.recipe.model))
     score = _scorer(run)
     records: list[Compressed] = []
     with progress("compress", len(traces), "traces") as meter:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import backend, pretrained, recipe
+from lite import config
+from lite.compress.classifier import CompressorModel
 from lite.compress.compress import cohere, compress, encoder
-from lite.compress.compressor import CompressorModel
 from lite.errors import LiteError
-from lite.records import Compressed, located_lines, parse_line
+from lite.models import pretrained, unsloth
+from lite.runtime.files import Compressed, located_lines, parse_line
 
 _CHAINS = 256  # worked on together
 
@@ -46,7 +47,7 @@ def shorten(
     *,
     ids: Sequence[str] | None = None,
     tokenizer: Any = None,
-    cohesion: float = recipe.Compress.cohesion,
+    cohesion: float = config.Compress.cohesion,
 ) -> Iterator[Compressed]:
     """Each chain of thought at each ratio, in (0, 1]: for every chain one record per ratio, in the order given.
 
@@ -93,6 +94,6 @@ def shorten_file(
         raise LiteError(f"{source}: no chains of thought in it; write one JSON object per line")
     counted = None
     if tokenizer is not None:
-        counted = pretrained.load_tokenizer(backend.resolve(tokenizer), f"tokenizer {tokenizer!r}")
+        counted = pretrained.load_tokenizer(unsloth.resolve(tokenizer), f"tokenizer {tokenizer!r}")
     compressor = load(folder)
     yield from shorten(compressor, cots, questions, ratios, ids=ids, tokenizer=counted)

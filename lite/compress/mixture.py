@@ -18,8 +18,8 @@ from typing import Any
 
 from lite.compress.units import segment
 from lite.errors import LiteError
-from lite.records import Compressed, Row, Trace, read_records, write_records
-from lite.stages import Run
+from lite.run import Run
+from lite.runtime.files import Compressed, Row, Trace, read_records, write_records
 from lite.tokens import POLICY, RATIOS
 
 MOST_REPEATED_BIGRAMS = 0.6  # share of a text's word pairs that stood there before

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from lite.compress.units import Unit, segment
-from lite.endpoint import Endpoint, read_key
-from lite.recipe import Annotate
-from lite.records import Journal, Trace
+from lite.config import Annotate
+from lite.remote.client import Endpoint, read_key
+from lite.runtime.files import Journal, Trace
 
 TARGET_TOKENS, MOST_TOKENS = 512, 640  # of a chunk
 ROUNDS = 10  # the same question, each time at a temperature higher by

@@ -12,7 +12,7 @@ from lite.errors import LiteError, printable
 from lite.grading import final_answer, same
 from lite.infer.engine import Engine
 from lite.infer.request import Answer, Ask
-from lite.infer.screen import Screen, counts
+from lite.infer.terminal import Screen, counts
 from lite.tokens import RATIOS
 
 SAMPLE_TEMPERATURE = 0.7  # of the second opinion

@@ -10,7 +10,7 @@ from pathlib import Path
 from lite.errors import LiteError, printable
 from lite.infer.engine import Engine
 from lite.infer.request import Ask, Message
-from lite.infer.screen import Screen, counts
+from lite.infer.terminal import Screen, counts
 
 HELP = """\
 /ratio R    think at 0.2, 0.4, 0.6, 0.8 or 1.0 of the full length; policy lets the model choose

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from lite.errors import LiteError
 from lite.grading import final_answer
-from lite.infer.reader import LEAD_TOKENS, Phase, Reader, unfinished
+from lite.infer.reply_parser import LEAD_TOKENS, Phase, Reader, unfinished
 from lite.infer.request import Piece, Stop
 from lite.tokens import THINK_CLOSE
 

@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lite import machine
 from lite.errors import LiteError
+from lite.gguf.llama_build import release_openmp_threads
 from lite.infer.batch import Slots
 from lite.infer.controller import Controller, limits
-from lite.infer.loop import Job, Loop
 from lite.infer.model import Model
 from lite.infer.prompt import Prompt, Prompts, check_settings
-from lite.infer.reader import Phase, Reader, whole
+from lite.infer.reply_parser import Phase, Reader, whole
 from lite.infer.request import Answer, Ask, Piece, Stop, Stream
-from lite.llama_build import release_openmp_threads
+from lite.infer.scheduler import Job, Loop
+from lite.plan import machine
 from lite.tokens import BASE, POLICY, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import llama_cpp
 
-from lite import gguf_model
-from lite.calibration import of_gguf
 from lite.errors import LiteError
+from lite.gguf import check
+from lite.gguf.calibration import of_gguf
+from lite.gguf.llama_build import model_params
 from lite.infer.controller import Lexicon
-from lite.llama_build import model_params
 
 
 @llama_cpp.llama_log_callback
@@ -44,7 +44,7 @@ class Model:
     def __init__(self, path: Path):
         self.handle = None
         self.path = path
-        container = gguf_model.check(path)
+        container = check.check(path)
         self.template, self.calibration = container.template, of_gguf(container)
         llama_cpp.llama_log_set(_silent, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()

@@ -14,7 +14,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 
 from lite.errors import LiteError
 from lite.infer.model import Model
-from lite.infer.reader import Phase
+from lite.infer.reply_parser import Phase
 from lite.infer.request import Ask, Message
 from lite.tokens import (
     BASE,

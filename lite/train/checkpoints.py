@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lite import backend
-from lite.progress import Meter, progress
-from lite.records import atomic_folder
+from lite.models import unsloth
+from lite.runtime.files import atomic_folder
+from lite.runtime.progress import Meter, progress
 
 WHOLE = "whole"  # written into a checkpoint after everything else
 
@@ -53,7 +53,7 @@ def fit(trainer, name: str, total: int, resume: Path | None) -> None:
     silence(trainer)
     if resume and step_of(resume) >= total:  # cut after the last step: Trainer would take one more
         trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
-        backend.load_adapter_weights(trainer.model, resume)
+        unsloth.load_adapter_weights(trainer.model, resume)
         return
     with progress(name, total, "steps") as meter:
         meter.advance(step_of(resume))

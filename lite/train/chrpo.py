@@ -20,11 +20,13 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from lite import backend, grading, ranks, tokens
+from lite import grading, tokens
+from lite.config import Chrpo
 from lite.errors import LiteError
-from lite.recipe import Chrpo
-from lite.records import Journal, TeacherRatio, read_records, write_records
-from lite.stages import Run
+from lite.models import unsloth
+from lite.run import Run
+from lite.runtime import distributed
+from lite.runtime.files import Journal, TeacherRatio, read_records, write_records
 from lite.train import checkpoints, rewards
 
 FULL = tokens.RATIOS[-1]
@@ -64,7 +66,7 @@ def judge(
     A think block that is closed and never opened counts as none: whoever streams the reply takes it for an answer.
     """
     reply = tokens.parse_reply(text)
-    num_tokens = backend.count_tokens(tokenizer, reply.think) if reply.opened else 0
+    num_tokens = unsloth.count_tokens(tokenizer, reply.think) if reply.opened else 0
     asked = None if mode == tokens.POLICY else float(mode)
     target = reply.ratio if asked is None else asked
     whole = teacher.full_tokens if target == FULL else drift * teacher.full_tokens
@@ -167,15 +169,15 @@ class Environment:
         """Sample a completion for each prompt; groups are consecutive."""
         config = self.config
         prompt_ids = [self.prompts[id] for id in prompts]
-        with backend.for_rollouts(trainer.model) as model:
-            replies = backend.generate(
+        with unsloth.for_rollouts(trainer.model) as model:
+            replies = unsloth.generate(
                 model,
                 self.tokenizer,
                 prompt_ids,
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
                 top_p=config.top_p,
-                seed=self.seed + 1 + trainer.state.global_step + 1_000_003 * ranks.index(),
+                seed=self.seed + 1 + trainer.state.global_step + 1_000_003 * distributed.index(),
                 batch_size=len(prompts),
             )
         end = [self.tokenizer.eos_token_id]
@@ -194,12 +196,12 @@ class Environment:
             judged.append(judge(text, self.teachers[id], self.tokenizer, mode, drift))
         terms = [rewards.score(rollout, self.config) for rollout, _ in judged]
         self.ctrl = [term.ctrl for term in terms]
-        everyone = ranks.gather(list(zip(judged, terms, strict=True)))
+        everyone = distributed.gather(list(zip(judged, terms, strict=True)))
         rollouts, lengths = zip(*(pair for pair, _ in everyone), strict=True)
         step = trainer_state.global_step + 1
         line = summarise(step, rollouts, [term for _, term in everyone], lengths)
         self._follow(line)
-        if ranks.is_main():
+        if distributed.is_main():
             self.journal.append([line])
         return [term.main for term in terms]
 
@@ -243,7 +245,7 @@ def trainer_class():
                 model
             )  # processes need not agree on whether there is a term
             both, group = torch.unique(both, dim=0, return_inverse=True)  # each prompt once
-            logits = backend.last_logits(model, both[:, :width], both[:, width:])  # (U, V)
+            logits = unsloth.last_logits(model, both[:, :width], both[:, width:])  # (U, V)
             log_probs = torch.log_softmax(logits.float() / config.temperature, -1)[group]  # (B, V)
             first = inputs["completion_ids"][:, :1]
             return config.w_ctrl * control_loss(log_probs.gather(1, first).squeeze(1), advantages)
@@ -267,11 +269,11 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
     ids *= -(-config.prompts // len(ids))  # enough for a step
     order = prompt_order(len(ids), config.prompts, config.steps, environment.seed)
     rollouts = config.prompts * config.group
-    if config.prompts % ranks.num():
+    if config.prompts % distributed.num():
         raise LiteError(
-            f"chrpo.prompts = {config.prompts}: {ranks.num()} processes cannot share them; make it a multiple"
+            f"chrpo.prompts = {config.prompts}: {distributed.num()} processes cannot share them; make it a multiple"
         )
-    rollouts //= ranks.num()  # whole groups in each process
+    rollouts //= distributed.num()  # whole groups in each process
     batch_size = math.gcd(min(config.batch_size, config.prompts * config.group), rollouts)
 
     def main(**arguments) -> list[float]:
@@ -322,11 +324,11 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
 
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.chrpo
-    if config.vllm and ranks.num() > 1:
+    if config.vllm and distributed.num() > 1:
         raise LiteError(f"chrpo.vllm = {config.vllm}: for one process only; set it to 0 under a launcher")
     teachers = read_records(run.path("probe", "ratios.jsonl"), TeacherRatio)
-    prompts = encode_prompts(backend.load_tokenizer(run.recipe.model), teachers, config.fixed_share)
-    model, tokenizer = backend.load_trainable(
+    prompts = encode_prompts(unsloth.load_tokenizer(run.recipe.model), teachers, config.fixed_share)
+    model, tokenizer = unsloth.load_trainable(
         run.recipe.model,
         max_tokens=config.max_tokens + max(map(len, prompts.values())),
         rank=run.recipe.sft.rank,
@@ -338,17 +340,17 @@ def run(run: Run) -> dict[str, Any]:
     )
     work, log = run.path("chrpo", "checkpoints"), run.path("chrpo", "rewards.jsonl")
     resume = checkpoints.last_whole(work)
-    if ranks.is_main():
+    if distributed.is_main():
         with Journal(log, StepRewards) as old:
             kept = [record for record in old.records if record.step <= checkpoints.step_of(resume)]
         write_records(log, kept)  # steps after the checkpoint are made again
-    ranks.wait()
+    distributed.wait()
     with Journal(log, StepRewards) as journal:
         environment = Environment(teachers, tokenizer, config, run.recipe.seed, journal)
         trainer = make_trainer(model, tokenizer, environment, str(work))
         checkpoints.fit(trainer, "chrpo", config.steps, resume)
         steps = journal.records
-    if not ranks.is_main():
+    if not distributed.is_main():
         return {}
     checkpoints.save_adapter(trainer.model, tokenizer, run.path("chrpo", "adapter"))
     checkpoints.clean(work)

@@ -143,7 +143,7 @@ def _has_plain_head(config) -> bool:
 
 
 def speed_up(model) -> None:
-    """Give the layers of a PEFT model from `lite.backend.load_trainable`, on a CPU, the forwards above."""
+    """Give the layers of a PEFT model from `lite.models.unsloth.load_trainable`, on a CPU, the forwards above."""
     from peft.tuners.lora.layer import Linear
     from peft.tuners.trainable_tokens import TrainableTokensLayer
 

@@ -12,12 +12,12 @@ import dataclasses
 from collections import defaultdict
 from typing import Any
 
-from lite import backend
+from lite.data.traces import Sample, Task, room, sample_replies
 from lite.errors import LiteError
-from lite.records import Problem, TeacherRatio, read_records, write_records
-from lite.stages import Run
+from lite.models import unsloth
+from lite.run import Run
+from lite.runtime.files import Problem, TeacherRatio, read_records, write_records
 from lite.tokens import RATIOS, encode_prompt
-from lite.train.traces import Sample, Task, room, sample_replies
 
 
 def teacher_ratio(success: list[float], min_success: float) -> float | None:
@@ -34,7 +34,7 @@ def teacher_ratio(success: list[float], min_success: float) -> float | None:
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.probe
     problems = read_records(run.path("problems", "rl.jsonl"), Problem)
-    tokenizer = backend.load_tokenizer(run.recipe.model)
+    tokenizer = unsloth.load_tokenizer(run.recipe.model)
     tasks = []
     for problem in problems:
         for ratio in RATIOS:
@@ -44,7 +44,7 @@ def run(run: Run) -> dict[str, Any]:
             ]
     model = (
         run.server(config.batch_size)
-        or backend.load(
+        or unsloth.load(
             run.recipe.model,
             max_tokens=room(tasks, config),
             adapter=run.path("sft", "adapter"),

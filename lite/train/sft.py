@@ -15,12 +15,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from lite import backend, ranks, tokens
+from lite import tokens
+from lite.config import Sft
 from lite.errors import LiteError
-from lite.footprint import PAD
-from lite.recipe import Sft
-from lite.records import Row, atomic_write, read_records
-from lite.stages import Run
+from lite.models import unsloth
+from lite.plan.estimate import PAD
+from lite.run import Run
+from lite.runtime import distributed
+from lite.runtime.files import Row, atomic_write, read_records
 from lite.train import checkpoints
 
 IGNORED = -100  # label of a token without a loss
@@ -115,7 +117,7 @@ def make_trainer(
 
         cpu.speed_up(model)
     inputs, labels = zip(*pairs, strict=True)
-    batch_size, accumulation = ranks.share(config.batch_size, config.accumulation, "sft.batch_size")
+    batch_size, accumulation = distributed.share(config.batch_size, config.accumulation, "sft.batch_size")
     trainer = trainer_class()(
         model=model,
         processing_class=tokenizer,
@@ -152,7 +154,7 @@ def make_trainer(
 def run(run: Run) -> dict[str, Any]:
     config = run.recipe.sft
     rows = read_records(run.path("mixture", "rows.jsonl"), Row)
-    model, tokenizer = backend.load_trainable(
+    model, tokenizer = unsloth.load_trainable(
         run.recipe.model,
         max_tokens=config.max_tokens,
         rank=config.rank,
@@ -169,7 +171,7 @@ def run(run: Run) -> dict[str, Any]:
     started = time.monotonic()
     checkpoints.fit(trainer, "sft", total, resume)
     seconds = time.monotonic() - started
-    if not ranks.is_main():
+    if not distributed.is_main():
         return {}
     curve = [
         {"step": entry["step"], "loss": entry["loss"]}

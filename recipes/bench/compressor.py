@@ -58,7 +58,7 @@ def main() -> None:
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
     from lite.compress import CompressorModel, shorten
-    from lite.problems import load
+    from lite.data.problems import load
 
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)

@@ -28,11 +28,11 @@ from pathlib import Path
 import llama_cpp
 
 from export import selfcheck
-from lite.calibration import summarise
+from lite.data import word_problems
+from lite.gguf.calibration import summarise
 from lite.grading import final_answer, is_correct
 from lite.infer.engine import Engine
 from lite.infer.request import Ask, question
-from lite.quickstart import world
 from lite.tokens import BASE, MODES, RATIOS
 
 SLOTS = 16
@@ -45,7 +45,7 @@ BARS = {"small": 2.5, "quickstart": 1.5}  # times the problems/s of one by one
 def sweep(engine: Engine, num: int, max_tokens: int) -> list[Ask]:
     """Every problem at five ratios, the five of a problem side by side."""
     asks = []
-    for problem in world.problems(num, SEED):
+    for problem in word_problems.problems(num, SEED):
         for mode, words in zip(MODES[:5], LAST_WORDS, strict=True):
             if engine.has_dial:
                 asks.append(question(problem.question, mode, max_tokens=max_tokens))
@@ -139,7 +139,7 @@ def overhead(gguf: Path, num: int, num_tokens: int, threads: int) -> dict:
     ours = [0, 0.0]
     with Engine(gguf, batch_size=1, context_tokens=1024, num_threads=threads) as engine:
         mode = MODES[4] if engine.has_dial else BASE
-        texts = [problem.question for problem in world.problems(num + 1, SEED + 1)]
+        texts = [problem.question for problem in word_problems.problems(num + 1, SEED + 1)]
         for place, text in enumerate(texts):
             ask = question(text, mode, budget=2 * num_tokens, max_tokens=num_tokens + 400)
             prompt = engine.prompt(ask).ids
@@ -169,7 +169,7 @@ def overhead(gguf: Path, num: int, num_tokens: int, threads: int) -> dict:
 
 def budgets(gguf: Path, num: int, max_tokens: int, threads: int) -> list[dict]:
     """Part 3: under the ratio that the calibration picks, which is measured here where the GGUF carries none."""
-    problems = list(world.problems(num, SEED))
+    problems = list(word_problems.problems(num, SEED))
     rows = []
     with Engine(gguf, batch_size=SLOTS, num_threads=threads) as engine:
         free = {

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lite.compress.units import segment
-from lite.records import located_lines, parse_object
+from lite.runtime.files import located_lines, parse_object
 
 MARK = re.compile(r"<<([^<>]*)>>")
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?|\.\d+")

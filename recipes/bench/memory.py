@@ -1,4 +1,4 @@
-"""Peak memory of the stage `sft`: what lite/footprint.py expects against what is measured.
+"""Peak memory of the stage `sft`: what lite/plan/estimate.py expects against what is measured.
 
     python recipes/bench/memory.py                                                            # the tiny reasoner
     python recipes/bench/memory.py --model FOLDER --source gym:gsm_symbolic --batch-size 4 --accumulation 4 --steps 5
@@ -15,10 +15,11 @@ from pathlib import Path
 
 from sft import make_rows
 
-from lite import backend, costs
-from lite.recipe import Recipe, Sft
-from lite.records import write_records
-from lite.stages import Run
+from lite.config import Recipe, Sft
+from lite.models import unsloth
+from lite.run import Run
+from lite.runtime import hardware
+from lite.runtime.files import write_records
 from lite.train import sft
 
 
@@ -40,15 +41,15 @@ def main() -> None:
         max_tokens=options.max_tokens,
         four_bit=options.four_bit,
     )
-    tokenizer = backend.load_tokenizer(options.model)
+    tokenizer = unsloth.load_tokenizer(options.model)
     rows = make_rows(options.source, options.steps * options.batch_size * options.accumulation, tokenizer, 0)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Recipe(model=options.model, sft=config), Path(folder))
         write_records(run.path("mixture", "rows.jsonl"), rows)
-        expected = costs.expected("sft", run.recipe, run.folder, lambda stage: stage == "mixture")
-        costs.reset_peak_memory()
+        expected = hardware.expected("sft", run.recipe, run.folder, lambda stage: stage == "mixture")
+        hardware.reset_peak_memory()
         told = sft.run(run)
-        measured = costs.peak_memory_gb()
+        measured = hardware.peak_memory_gb()
     share = expected["memory_gb"] / measured - 1
     print(f"expected {expected['memory_gb']:.2f} GB, measured {measured:.2f} GB: {share:+.0%}; {told}")
 

@@ -31,9 +31,9 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from lite.data import word_problems
 from lite.infer.engine import Engine
 from lite.infer.request import question
-from lite.quickstart import world
 from lite.tokens import BASE, MODES, POLICY, strip_control
 
 MEMORY_GROWTH = 0.05
@@ -97,7 +97,11 @@ def make_cases(gguf: Path, num: int, max_tokens: int, threads: int) -> list[Case
     with Engine(gguf, num_threads=threads) as engine:
         modes = MODES if engine.has_dial else (BASE,)
         cases = [
-            Case(world.tell(rng, index % world.MAX_STEPS + 1).question, modes[index % len(modes)], max_tokens)
+            Case(
+                word_problems.tell(rng, index % word_problems.MAX_STEPS + 1).question,
+                modes[index % len(modes)],
+                max_tokens,
+            )
             for index in range(num)
         ]
         for case, answer in zip(cases, engine.generate([case.ask for case in cases]), strict=True):

@@ -25,10 +25,11 @@ import sys
 import tempfile
 import time
 
-from lite import backend, tokens
-from lite.costs import peak_memory_gb
-from lite.recipe import Sft
-from lite.records import Row
+from lite import tokens
+from lite.config import Sft
+from lite.models import unsloth
+from lite.runtime.files import Row
+from lite.runtime.hardware import peak_memory_gb
 from lite.train import sft
 
 SIDES = ("plain", "ordered", "lite")
@@ -42,7 +43,7 @@ def make_rows(source: str, num_rows: int, tokenizer, seed: int) -> list[Row]:
     from lite.compress.compress import compress, encoder
     from lite.compress.select import random_scores
     from lite.compress.units import segment
-    from lite.problems import load
+    from lite.data.problems import load
 
     problems = [p for p in load(source, -(-num_rows // len(tokens.RATIOS)), seed) if p.cot.strip()]
     scores = [random_scores(len(segment(p.cot)), p.id) for p in problems]
@@ -63,17 +64,17 @@ def ordered(rows: list[Row], model: str, config: Sft, seed: int, folder: str):
 
 def plain(rows: list[Row], model: str, config: Sft, seed: int, folder: str, in_our_order: bool = False):
     """The plain loop, up to its trainer."""
-    backend.prepare()
+    unsloth.prepare()
     from datasets import Dataset
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
     from trl import SFTConfig, SFTTrainer
 
-    ours, tokenizer = backend.load_trainable(model, **loading(config, seed))
+    ours, tokenizer = unsloth.load_trainable(model, **loading(config, seed))
     dtype = ours.get_input_embeddings().weight.dtype
     start = {name: param.detach().clone() for name, param in ours.named_parameters()}
     del ours
-    base = AutoModelForCausalLM.from_pretrained(backend.resolve(model), dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(unsloth.resolve(model), dtype=dtype)
     if len(tokenizer) > base.get_input_embeddings().weight.shape[0]:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     peft_model = get_peft_model(
@@ -81,8 +82,8 @@ def plain(rows: list[Row], model: str, config: Sft, seed: int, folder: str, in_o
         LoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,
-            target_modules=backend.LINEAR_LAYERS,
-            trainable_token_indices=backend.control_ids(tokenizer),
+            target_modules=unsloth.LINEAR_LAYERS,
+            trainable_token_indices=unsloth.control_ids(tokenizer),
             task_type="CAUSAL_LM",
         ),
     )
@@ -128,7 +129,7 @@ def plain(rows: list[Row], model: str, config: Sft, seed: int, folder: str, in_o
 
 def lite(rows: list[Row], model: str, config: Sft, seed: int, folder: str):
     """The stage, up to its trainer."""
-    peft_model, tokenizer = backend.load_trainable(model, **loading(config, seed))
+    peft_model, tokenizer = unsloth.load_trainable(model, **loading(config, seed))
     pairs, order = sft.prepare(tokenizer, rows, config, seed)
     return sft.make_trainer(peft_model, tokenizer, pairs, order, config, seed, folder), pairs
 
@@ -166,7 +167,7 @@ def measure(side: str, options: argparse.Namespace) -> dict:
         max_tokens=options.max_tokens,
     )
     per_step = config.batch_size * config.accumulation
-    tokenizer = backend.load_tokenizer(options.model)
+    tokenizer = unsloth.load_tokenizer(options.model)
     made = make_rows(options.source, config.max_steps * per_step + HELD_OUT, tokenizer, options.seed)
     made = [row for row in made if len(sft.encode_row(tokenizer, row)[0]) <= config.max_tokens]
     held_out = [sft.encode_row(tokenizer, row) for row in made[:HELD_OUT]]

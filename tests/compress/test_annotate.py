@@ -5,8 +5,8 @@ import pytest
 
 from lite.compress.annotate import Likelihood, Rules, merge, to_labels
 from lite.compress.units import clauses, segment
-from lite.recipe import Annotate
-from lite.records import Trace
+from lite.config import Annotate
+from lite.runtime.files import Trace
 
 CONFIG = Annotate(max_drop=0.1, num_rounds=4, batch_tokens=600)
 

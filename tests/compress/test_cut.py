@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from lite.compress.compressor import CompressorModel
+from lite.compress.classifier import CompressorModel
 from lite.compress.cut import load, shorten, shorten_file
 from lite.compress.units import segment
 from lite.errors import LiteError
-from lite.measure.fidelity import num_cut
+from lite.eval.fidelity import num_cut
 
 
 @pytest.fixture(scope="module")

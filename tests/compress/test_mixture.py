@@ -14,8 +14,8 @@ from lite.compress.mixture import (
     is_clean,
     quintile_ratios,
 )
-from lite.quickstart import world
-from lite.records import Compressed, Trace
+from lite.data import word_problems
+from lite.runtime.files import Compressed, Trace
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_is_clean(text, expected):
 
 
 def test_honest_chains_are_clean():
-    assert all(is_clean(problem.cot) for problem in world.problems(60, seed=3))
+    assert all(is_clean(problem.cot) for problem in word_problems.problems(60, seed=3))
 
 
 def test_features_by_hand():

@@ -9,13 +9,14 @@ import re
 import pytest
 from loopback import Act, serve
 
-from lite import endpoint, recipe
+from lite import config as recipe
 from lite.compress import annotate, teacher
 from lite.compress.teacher import Answer, Chunk, Teacher, ask, chunks, parse_ranges, sentences
 from lite.compress.units import segment
 from lite.errors import LiteError
-from lite.records import Labels, Trace, read_records, write_records
-from lite.stages import Run
+from lite.remote import client
+from lite.run import Run
+from lite.runtime.files import Labels, Trace, read_records, write_records
 
 THINK = "First, he has 12 apples. Then he buys 5 more, so 12 + 5 = 17 in all. Well, that was easy enough."
 
@@ -41,8 +42,8 @@ KEEP = chat('{"keep": [[3, 5], [11, 14]]}')
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(endpoint, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(client, "LONGEST_PAUSE_S", 0.01)
 
 
 def test_sentences():
@@ -261,7 +262,7 @@ def test_a_server_in_every_bad_mood(tmp_path, monkeypatch):
         *USELESS.values(),
     ]
     monkeypatch.setattr(teacher, "ROUNDS", 40)
-    monkeypatch.setattr(endpoint, "ATTEMPTS", 20)
+    monkeypatch.setattr(client, "ATTEMPTS", 20)
 
     def answer(path, body, number):
         if rng.random() < 0.5:

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from tiny_models import save
 
-from lite import backend
+from lite.models import unsloth
 
-backend.prepare()  # Unsloth patches transformers and must be imported before the tests here import that
+unsloth.prepare()  # Unsloth patches transformers and must be imported before the tests here import that
 
 
 @pytest.fixture(scope="session")

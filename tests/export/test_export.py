@@ -7,11 +7,11 @@ import pytest
 from tiny_models import save
 
 from export import export, verify
-from lite import calibration, gguf_model
+from lite.config import Recipe, build
 from lite.errors import LiteError
-from lite.recipe import Recipe, build
-from lite.records import Problem, write_records
-from lite.stages import Run
+from lite.gguf import calibration, check
+from lite.run import Run
+from lite.runtime.files import Problem, write_records
 from lite.tokens import RATIOS
 
 
@@ -26,7 +26,7 @@ def test_several_quants_of_one_conversion(qwen3, tmp_path, monkeypatch):
     assert 1e-4 < measured["f16"]["logits_off"] < 5e-2
     assert measured["f16"]["top1_agreement"] == 1.0
     for out in outs.values():
-        assert gguf_model.check(out).metadata["general.name"] == "tiny"
+        assert check.check(out).metadata["general.name"] == "tiny"
     assert sorted((tmp_path / "deep").iterdir()) == sorted(outs.values())
 
 
@@ -82,13 +82,13 @@ def test_stage(base, qwen3, tmp_path, monkeypatch):
     assert not verify.verify(run.gguf("base"))["dial"]
     assert verify.verify(run.gguf("sft"))["dial"]
 
-    lengths = calibration.of_gguf(gguf_model.check(run.gguf("policy")))
+    lengths = calibration.of_gguf(check.check(run.gguf("policy")))
     assert lengths.ratios == RATIOS
     samples = [json.loads(line) for line in run.path("export", "calibration.jsonl").open()]
     assert len(samples) == 3 * len(RATIOS)
     for ratio, p90 in zip(lengths.ratios, lengths.p90, strict=True):
         assert p90 == max(each["num_tokens"] for each in samples if each["id"].endswith(f"/{ratio}"))
-    assert calibration.of_gguf(gguf_model.check(run.gguf("sft"))) is None
+    assert calibration.of_gguf(check.check(run.gguf("sft"))) is None
 
     run.gguf("sft").unlink()  # the next run makes what is missing, no more
     made = []

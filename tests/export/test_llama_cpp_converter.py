@@ -8,8 +8,8 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 
 from export import export, llama_cpp_converter, pack
-from lite import gguf_model
 from lite.errors import LiteError
+from lite.gguf import check
 from lite.tokens import POLICY_TOKEN
 
 CONVERTER = """import json, pathlib, shutil, sys
@@ -35,7 +35,7 @@ def test_its_file_gets_the_dial_and_the_calibration(checkout, qwen3, tmp_path):
     llama_cpp_converter.convert(checkout, qwen3, out, "f32", True, "odd", {"extra_cot.ratios": [0.5, 1.0]})
     told = json.loads((checkout / "told.json").read_text())
     assert told == [str(qwen3), "--outfile", str(out), "--outtype", "f32", "--model-name", "odd"]
-    before, after = gguf_model.check(checkout / "made.gguf"), gguf_model.check(out)
+    before, after = check.check(checkout / "made.gguf"), check.check(out)
     assert POLICY_TOKEN in after.template and POLICY_TOKEN not in before.template
     assert after.metadata["extra_cot.ratios"].tolist() == [0.5, 1.0]
     assert {*after.metadata} == {*before.metadata, "extra_cot.ratios"}

@@ -85,8 +85,8 @@ def test_what_does_not_fit(base, tmp_path):
 
 
 def test_stage_keeps_what_is_whole(base, tmp_path):
-    from lite.recipe import Recipe, build
-    from lite.stages import Run
+    from lite.config import Recipe, build
+    from lite.run import Run
 
     run = Run(build(Recipe, {"model": str(base), "merge": {"dtype": "float32"}}), tmp_path)
     make_adapter(base, run.path("sft", "adapter"))

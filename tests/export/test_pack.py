@@ -10,10 +10,11 @@ from test_merge import make_adapter
 from tiny_models import save
 
 from export import pack
-from lite import calibration, gguf_model, recipe
+from lite import config
 from lite.errors import LiteError
-from lite.records import write_json
-from lite.stages import Run
+from lite.gguf import calibration, check
+from lite.run import Run
+from lite.runtime.files import write_json
 from lite.tokens import CONTROL_TOKENS, RATIOS
 
 
@@ -79,7 +80,7 @@ def test_an_export_may_be_repeated_but_nobody_elses_folder_is_touched(packed, qw
 
 def test_a_base_without_a_dial(base, tmp_path):
     (path,) = pack.pack(str(base), ["q8_0"], tmp_path / "out")
-    assert gguf_model.check(path).template == (base / "chat_template.jinja").read_text()
+    assert check.check(path).template == (base / "chat_template.jinja").read_text()
     assert sorted(each.name for each in path.parent.iterdir()) == [
         "README.md",
         "base-q8_0.gguf",
@@ -104,8 +105,8 @@ def finished(qwen3, tmp_path):
     """A run whose merge, export and evaluate are done, as far as packing looks."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "recipe.yaml").write_text(recipe.dump(recipe.build(recipe.Recipe, {"name": "mine"})))
-    run = Run(recipe.load(folder / "recipe.yaml"), folder)
+    (folder / "recipe.yaml").write_text(config.dump(config.build(config.Recipe, {"name": "mine"})))
+    run = Run(config.load(folder / "recipe.yaml"), folder)
     shutil.copytree(qwen3, run.path("merge", "policy"))
     write_json(run.path("merge", "manifest.json"), {"fingerprint": "m"})
     write_json(run.path("export", "manifest.json"), {"fingerprint": "e", "inputs": {"merge": "m"}})
@@ -129,7 +130,7 @@ def test_a_run_brings_its_name_its_report_and_its_lengths(finished, tmp_path):
     )
     assert "the run `mine` of `quickstart`" in card
     assert "| 0.2 | 11.0 | 12 |" in card  # of 10, 11, 12
-    lengths = calibration.of_gguf(gguf_model.check(path))
+    lengths = calibration.of_gguf(check.check(path))
     assert lengths.mean == (11.0, 21.0, 31.0, 41.0, 51.0)
     assert lengths.p90 == (12.0, 22.0, 32.0, 42.0, 52.0)
 

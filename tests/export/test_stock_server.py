@@ -17,9 +17,9 @@ from tiny_gguf import write_tiny_gguf
 
 from export.template import NO_THINKING
 from lite import quickstart
+from lite.data.problems import load
 from lite.infer.engine import Engine
 from lite.infer.request import question
-from lite.problems import load
 from lite.tokens import INSTRUCTION, MODES, POLICY, POLICY_TOKEN, RATIOS, control_token
 
 xllamacpp = pytest.importorskip("xllamacpp")

@@ -9,7 +9,7 @@ import pytest
 from lite.errors import LiteError
 from lite.grading import final_answer
 from lite.infer.controller import ANSWER_TOKENS, BOX_TOKENS, Controller, Lexicon, Limits, limits
-from lite.infer.reader import LEAD_TOKENS, Phase, Reader, unfinished, whole
+from lite.infer.reply_parser import LEAD_TOKENS, Phase, Reader, unfinished, whole
 from lite.tokens import parse_reply
 
 WORDS = [

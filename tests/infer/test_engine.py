@@ -13,7 +13,7 @@ from tiny_gguf import CONTEXT, write_tiny_gguf
 from tiny_tokenizer import SPECIAL, THINK_MARKS, byte_level, finish
 
 from lite.errors import LiteError
-from lite.infer import controller, loop, reader
+from lite.infer import controller, reply_parser, scheduler
 from lite.infer.engine import Engine
 from lite.infer.request import Ask, Busy, Message, question
 from lite.tokens import BASE, CONTROL_TOKENS, INSTRUCTION, MODES, POLICY, THINK_CLOSE, THINK_OPEN
@@ -113,8 +113,10 @@ def test_a_second_call_reuses_cells_and_a_longer_one_makes_room(path, one_by_one
 
 def test_prefixes_are_computed_once(path, monkeypatch):
     fed = []
-    decode = loop.Slots._decode
-    monkeypatch.setattr(loop.Slots, "_decode", lambda self, size: (fed.append(size), decode(self, size))[1])
+    decode = scheduler.Slots._decode
+    monkeypatch.setattr(
+        scheduler.Slots, "_decode", lambda self, size: (fed.append(size), decode(self, size))[1]
+    )
     with Engine(path, batch_size=5, num_threads=1) as engine:
         asks = [question(QUESTIONS[4], mode, max_tokens=1) for mode in MODES[:5]]
         lengths = {len(engine.prompt(ask).ids) for ask in asks}
@@ -134,10 +136,10 @@ def test_little_context_decodes_fewer_together(path, one_by_one):
 def test_a_long_prompt_is_fed_in_portions_and_never_by_single_tokens(path, one_by_one, monkeypatch, size):
     """One token of a sequence is rounded otherwise than several: its reply would depend on the portions."""
     portions = []
-    feed = loop.Slots._feed
+    feed = scheduler.Slots._feed
     monkeypatch.setattr("lite.infer.batch.BATCH_TOKENS", size)
     monkeypatch.setattr(
-        loop.Slots, "_feed", lambda self, slot, size: (portions.append(size), feed(self, slot, size))[1]
+        scheduler.Slots, "_feed", lambda self, slot, size: (portions.append(size), feed(self, slot, size))[1]
     )
     with Engine(path, batch_size=3, num_threads=1) as engine:
         assert same_texts(engine.generate(ASKS[:9]), one_by_one[:9])
@@ -206,7 +208,7 @@ def test_thinking_that_was_never_opened(engine, monkeypatch, lead):
     thought, said = "12 + 5 <= 17, so 17.", "It is 17."
     ids = engine.model.tokenise(f"{lead}{thought}\n{THINK_CLOSE}\n\n{said}", special=True)
     writes = iter([*ids, *engine.model.lexicon.ends])
-    monkeypatch.setattr(loop.Slots, "_choose", lambda *_: np.array([next(writes)]))
+    monkeypatch.setattr(scheduler.Slots, "_choose", lambda *_: np.array([next(writes)]))
     stream = engine.submit(ASKS[0])
     written = stream.answer()
     read = engine.read(ASKS[0], ids, seconds=written.seconds, stop="eos")
@@ -235,7 +237,7 @@ def test_what_is_taken_back_leaves_no_trace(thinking, monkeypatch):
 
     monkeypatch.setattr(controller, "unfinished", lambda text: (0, 0))
     closed_at_30 = thinking.generate(asks(30))
-    monkeypatch.setattr(reader.Reader, "at_end_of_sentence", lambda self, piece: self.num_tokens == 30)
+    monkeypatch.setattr(reply_parser.Reader, "at_end_of_sentence", lambda self, piece: self.num_tokens == 30)
     monkeypatch.setattr(controller, "WIND_DOWN", 1.0)
     taken_back = thinking.generate(asks(40))
     assert texts(taken_back) == texts(closed_at_30)

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import tiny_model
 
-from lite import backend, tokens
+from lite import tokens
 from lite.errors import LiteError
-from lite.records import Journal, TeacherRatio, write_records
+from lite.models import unsloth
+from lite.runtime.files import Journal, TeacherRatio, write_records
 from lite.train import checkpoints, chrpo, rewards
 
 SECTIONS = """
@@ -36,7 +37,7 @@ TEACHERS = [
     ],
 )
 def test_judge(model_folder, text, correct, chosen, realised, has_think):
-    rollout, num_tokens = chrpo.judge(text, TEACHERS[0], backend.load_tokenizer(model_folder))
+    rollout, num_tokens = chrpo.judge(text, TEACHERS[0], unsloth.load_tokenizer(model_folder))
     assert (rollout.correct, rollout.chosen, rollout.teacher, rollout.has_think) == (
         correct,
         chosen,
@@ -47,7 +48,7 @@ def test_judge(model_folder, text, correct, chosen, realised, has_think):
 
 
 def test_prompts_of_fixed_modes(model_folder):
-    tokenizer = backend.load_tokenizer(model_folder)
+    tokenizer = unsloth.load_tokenizer(model_folder)
     prompts = chrpo.encode_prompts(tokenizer, TEACHERS, 0.5)
     assert list(prompts) == ["policy/a", "policy/b", "0.2/a", "0.4/b"]
     assert prompts["0.4/b"] == tokens.encode_prompt(tokenizer, TEACHERS[1].question, "0.4")
@@ -64,7 +65,7 @@ def test_prompts_of_fixed_modes(model_folder):
 
 def test_prompt_order():
     """Whole steps of whole epochs, as TRL's sampler draws them; more steps change nothing of those before."""
-    backend.prepare()
+    unsloth.prepare()
     from trl.trainer.utils import RepeatSampler
 
     order = chrpo.prompt_order(7, 3, 5, seed=1)
@@ -89,7 +90,7 @@ def test_a_step_in_the_journal(make_run):
 
 
 def test_ratios_are_over_replies_at_one_as_long_as_they_are_by_now(make_run, model_folder, tmp_path):
-    tokenizer, config = backend.load_tokenizer(model_folder), make_run(SECTIONS).recipe.chrpo
+    tokenizer, config = unsloth.load_tokenizer(model_folder), make_run(SECTIONS).recipe.chrpo
     texts = {
         "1.0/a": "<COMP_100>\n<think>\nabcdefgh\n</think>\n\n\\boxed{5}",  # 8 tokens where the probe had 10
         "0.4/a": "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{5}",
@@ -110,7 +111,7 @@ def test_ratios_are_over_replies_at_one_as_long_as_they_are_by_now(make_run, mod
 
 
 def test_what_stays_by_the_probes_replies(model_folder):
-    tokenizer = backend.load_tokenizer(model_folder)
+    tokenizer = unsloth.load_tokenizer(model_folder)
     reply = "<COMP_{}>\n<think>\nabcd\n</think>\n\n\\boxed{{5}}"
     for mode, token, realised in [
         (tokens.POLICY, 40, 0.8),
@@ -131,7 +132,7 @@ def test_vllm_serves_one_process(make_run, monkeypatch):
 @pytest.fixture
 def trainer(make_run, tmp_path):
     run = make_run(SECTIONS)
-    model, tokenizer = backend.load_trainable(
+    model, tokenizer = unsloth.load_trainable(
         run.recipe.model, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0
     )
     with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
@@ -193,7 +194,7 @@ def test_control_term_reaches_only_the_first_output_position(trainer):
 
 def test_two_steps(make_run):
     run = make_run(SECTIONS)
-    model, tokenizer = backend.load_trainable(
+    model, tokenizer = unsloth.load_trainable(
         run.recipe.model, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0
     )
     checkpoints.save_adapter(model, tokenizer, run.path("sft", "adapter"))
@@ -215,7 +216,7 @@ def test_two_steps(make_run):
     for line in lines:
         assert sum(line["chosen"].values()) == 4  # one problem: all prompts are POLICY's
         assert -1 <= line["main"] <= 1 and line["acc"] == 2 * line["accuracy"] - 1
-    backend.load(run.recipe.model, max_tokens=256, adapter=run.path("chrpo", "adapter"))
+    unsloth.load(run.recipe.model, max_tokens=256, adapter=run.path("chrpo", "adapter"))
     assert not run.path("chrpo", "checkpoints").exists()
 
 
@@ -226,7 +227,7 @@ def test_control_term_teaches_the_choice(make_run, tmp_path, monkeypatch):
     from lite.train import rewards
 
     run = make_run(SECTIONS.replace("steps: 2", "steps: 6").replace("batch_size: 2", "batch_size: 4"))
-    model, tokenizer = backend.load_trainable(
+    model, tokenizer = unsloth.load_trainable(
         run.recipe.model, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0
     )
 
@@ -236,13 +237,13 @@ def test_control_term_teaches_the_choice(make_run, tmp_path, monkeypatch):
     def score(rollout, config):
         return rewards.Rewards(0, 0, 0, 0, main=0.0, ctrl=1.0 if rollout.chosen == 0.4 else 0.0)
 
-    monkeypatch.setattr(backend, "generate", generate)
+    monkeypatch.setattr(unsloth, "generate", generate)
     monkeypatch.setattr(rewards, "score", score)
     ids = tiny_model.prompt_ids(model, tokenizer, TEACHERS[0].question, tokens.POLICY)
 
     def preference():
         with torch.no_grad():
-            logits = backend.last_logits(model, ids, torch.ones_like(ids))[0]
+            logits = unsloth.last_logits(model, ids, torch.ones_like(ids))[0]
         return (logits[262] - logits[261]).item()
 
     before = preference()

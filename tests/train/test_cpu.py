@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import tiny_model
 
-from lite import backend, tokens
-from lite.records import Row
+from lite import tokens
+from lite.models import unsloth
+from lite.runtime.files import Row
 from lite.train import cpu, sft
 
 
@@ -16,7 +17,7 @@ def batch(request, tmp_path):
     import torch
 
     folder = str(tiny_model.write(tmp_path, tied=request.param))
-    model, tokenizer = backend.load_trainable(folder, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0)
+    model, tokenizer = unsloth.load_trainable(folder, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0)
     if model.device.type != "cpu":
         pytest.skip("a CPU's layers")
     model = model.float()
@@ -66,7 +67,7 @@ def test_loss_and_gradients_are_the_stock_ones(batch, monkeypatch):
     # generation and scoring go on as before
     with torch.no_grad():
         assert torch.allclose(model(input_ids=ids, attention_mask=mask).logits, logits, atol=1e-5)
-    with backend.for_rollouts(model) as merged, torch.no_grad():
+    with unsloth.for_rollouts(model) as merged, torch.no_grad():
         assert torch.allclose(merged(input_ids=ids, attention_mask=mask).logits, logits, atol=1e-4)
 
 

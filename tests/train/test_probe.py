@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lite.errors import LiteError
-from lite.records import Problem, TeacherRatio, read_records, write_records
+from lite.runtime.files import Problem, TeacherRatio, read_records, write_records
 from lite.train import probe
 
 
@@ -25,12 +25,12 @@ def test_teacher_ratio(success, ratio):
 
 
 def test_stage(make_run, monkeypatch):
-    from lite import backend
+    from lite.models import unsloth
 
     run = make_run("probe: {num_samples: 2, batch_size: 7, max_tokens: 8, min_success: 1.0}")
     problems = [Problem("a", "2 + 3", "5"), Problem("b", "2 + 4", "6")]
     write_records(run.path("problems", "rl.jsonl"), problems)
-    monkeypatch.setattr(backend, "load", lambda model, **_: (None, backend.load_tokenizer(model)))
+    monkeypatch.setattr(unsloth, "load", lambda model, **_: (None, unsloth.load_tokenizer(model)))
     calls = []
 
     def generate(model, tokenizer, prompts, *, temperature, **_):
@@ -43,7 +43,7 @@ def test_stage(make_run, monkeypatch):
             texts.append(f"<COMP_40>\n<think>\n{think}\n</think>\n\n\\boxed{{{4 if hard else 5}}}")
         return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
-    monkeypatch.setattr(backend, "generate", generate)
+    monkeypatch.setattr(unsloth, "generate", generate)
     measured = probe.run(run)
     assert calls == [7, 7, 6, 2]
     assert read_records(run.path("probe", "ratios.jsonl"), TeacherRatio) == [

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from lite.recipe import Chrpo
+from lite.config import Chrpo
 from lite.train import rewards
 from lite.train.rewards import Rollout
 

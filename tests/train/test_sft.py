@@ -7,9 +7,10 @@ import json
 import pytest
 import tiny_model
 
-from lite import backend, tokens
+from lite import tokens
 from lite.errors import LiteError
-from lite.records import Row, write_records
+from lite.models import unsloth
+from lite.runtime.files import Row, write_records
 from lite.train import sft
 
 ROWS = [
@@ -19,7 +20,7 @@ ROWS = [
 
 
 def test_encode_row(model_folder):
-    tokenizer = backend.load_tokenizer(model_folder)
+    tokenizer = unsloth.load_tokenizer(model_folder)
     ids, labels = sft.encode_row(tokenizer, Row("x", "policy", "1+1", 0.4, "b", "2"))
     prompt = f"<|im_start|>user\n{tokens.INSTRUCTION}\n1+1 <COMP_POLICY><|im_end|>\n<|im_start|>assistant\n"
     reply = "<COMP_40>\n<think>\nb\n</think>\n\n2<|im_end|>"
@@ -35,7 +36,7 @@ def test_only_lora_and_the_six_rows_move(model_folder, tmp_path, make_run):
     import torch
 
     config = make_run("sft: {max_steps: 3, batch_size: 6, learning_rate: 0.01, rank: 4, alpha: 8}").recipe.sft
-    model, tokenizer = backend.load_trainable(
+    model, tokenizer = unsloth.load_trainable(
         model_folder, max_tokens=512, rank=4, alpha=8, four_bit=False, seed=0
     )
     before = {name: param.detach().clone() for name, param in model.named_parameters()}
@@ -50,7 +51,7 @@ def test_only_lora_and_the_six_rows_move(model_folder, tmp_path, make_run):
     inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     assert torch.equal(inputs, outputs)  # tied, with the trained rows in both
     changed = (outputs != effective).any(1).nonzero().squeeze(1).tolist()
-    assert changed == backend.control_ids(tokenizer)
+    assert changed == unsloth.control_ids(tokenizer)
 
 
 def test_training_order():
@@ -72,7 +73,7 @@ def test_loss_is_on_the_reply_only(model_folder, tmp_path, make_run):
     import torch
 
     config = make_run("sft: {max_steps: 1, batch_size: 2, learning_rate: 1e-9, rank: 4, alpha: 8}").recipe.sft
-    model, tokenizer = backend.load_trainable(
+    model, tokenizer = unsloth.load_trainable(
         model_folder, max_tokens=512, rank=4, alpha=8, four_bit=False, seed=0
     )
     pairs = [sft.encode_row(tokenizer, row) for row in ROWS[:2]]
@@ -169,7 +170,7 @@ def test_a_run_that_was_cut_goes_on_to_the_same_losses(make_run, monkeypatch, fo
 
 def test_steps_hold_all_ratios_and_passes_one_length(model_folder, make_run):
     """Ten traces of two lengths; a step of ten rows is two traces at five ratios, its passes are sorted."""
-    tokenizer = backend.load_tokenizer(model_folder)
+    tokenizer = unsloth.load_tokenizer(model_folder)
     rows = [
         Row(f"{trace}", str(ratio), "q", ratio, "a " * round(ratio * (20 if trace < 5 else 60)), "1")
         for ratio in tokens.RATIOS

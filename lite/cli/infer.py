@@ -1,0 +1,242 @@
+"""Verbs on a GGUF: ask, chat, eval, bench, serve, export, verify. No torch but for export and verify --against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lite.cli.options import (
+    EndpointOption,
+    ModelArgument,
+    NumOption,
+    SeedOption,
+    app,
+    dial_of,
+    mode_of,
+    read_stdin,
+)
+from lite.errors import LiteError
+from lite.tokens import MODES
+
+RatioOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ratio",
+        help="0.2, 0.4, 0.6, 0.8, 1.0; policy: the model chooses; base: for a GGUF without a dial."
+        " Default: policy, or what --budget picks.",
+    ),
+]
+EffortOption = Annotated[
+    str | None, typer.Option("--effort", help="In place of a ratio: low (0.2), medium (0.6), high (1.0).")
+]
+BudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        min=0,
+        metavar="N",
+        help="Think in N tokens at most, then answer. Picks the largest ratio that fits, where none is given.",
+    ),
+]
+NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
+
+
+@app.command()
+def ask(
+    model: ModelArgument,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="Default: read from stdin.")
+    ] = None,
+    ratio: RatioOption = None,
+    effort: EffortOption = None,
+    budget: BudgetOption = None,
+    escalate: Annotated[
+        bool,
+        typer.Option(
+            "--escalate",
+            help="Ask at 0.2 first, and go up the ratios while two replies disagree or an answer is missing.",
+        ),
+    ] = False,
+    no_think: NoThinkOption = False,
+    max_tokens: MaxTokensOption = 4096,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    hide_thinking: Annotated[bool, typer.Option("--hide-thinking", help="Print the answer only.")] = False,
+) -> None:
+    """Ask a GGUF one question. Under a ratio or a token budget; needs no torch."""
+    mode = dial_of(ratio, effort, budget, thinking=not no_think)
+    if escalate and (mode is not None or no_think):
+        raise LiteError("--escalate chooses the ratio itself; leave --ratio, --effort and --no-think out")
+    question = (read_stdin() if question is None else question).strip()
+    if not question:
+        raise LiteError("the question is empty; give it as an argument or on stdin")
+    from lite.infer.ask import ask as ask_model
+    from lite.infer.request import question as asked
+
+    settings = asked(question, mode, budget=budget, thinking=not no_think, max_tokens=max_tokens)
+    ask_model(model, settings, escalating=escalate, as_json=as_json, hide_thinking=hide_thinking)
+
+
+@app.command()
+def chat(
+    model: ModelArgument,
+    ratio: RatioOption = None,
+    effort: EffortOption = None,
+    budget: BudgetOption = None,
+    no_think: NoThinkOption = False,
+    max_tokens: MaxTokensOption = 4096,
+    show_thinking: Annotated[
+        bool, typer.Option("--show-thinking", help="Print the thinking, too. Default: count its tokens.")
+    ] = False,
+) -> None:
+    """Talk with a GGUF. /ratio 0.4 and /budget N turn its dial between questions; needs no torch."""
+    mode = dial_of(ratio, effort, budget, thinking=not no_think)
+    from lite.infer.chat import chat as chat_with
+    from lite.infer.request import question as asked
+
+    settings = asked("", mode, budget=budget, thinking=not no_think, max_tokens=max_tokens)
+    chat_with(model, settings, mode_of, show_thinking=show_thinking)
+
+
+@app.command("eval")
+def evaluate_gguf(
+    model: ModelArgument,
+    problems: Annotated[
+        str, typer.Option("--problems", metavar="FILE.jsonl", help="Problems with gold answers.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where report.json, .md and .png go.")],
+    ratios: Annotated[
+        str | None,
+        typer.Option(
+            "--ratios",
+            help="Modes, parted by commas: 0.2 to 1.0, policy, base. With a dial 1.0 is always measured, too:"
+            " realised ratios are over its think tokens. Default: all of them; with --budget what it picks.",
+        ),
+    ] = None,
+    budget: BudgetOption = None,
+    num: NumOption = None,
+    seed: SeedOption = 0,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, max=10**9, help="Of a whole reply.")
+    ] = 4096,
+    endpoint: EndpointOption = "",
+) -> None:
+    """Measure a GGUF per ratio. Accuracy and think tokens on given problems; needs no torch."""
+    modes: list[str | None] = [None] if budget is not None else [*MODES]
+    if ratios is not None:
+        modes = [mode_of(text.strip()) for text in ratios.split(",") if text.strip()]
+    if not modes:
+        raise LiteError("--ratios is empty; give some of " + ", ".join(MODES))
+    from lite.data.problems import load
+    from lite.eval.evaluate import evaluate
+
+    found = load(problems, num, seed)
+    evaluate(model, found, modes, out, max_tokens=max_tokens, seed=seed, budget=budget, endpoint=endpoint)
+    typer.echo((out / "report.md").read_text(encoding="utf-8"))
+
+
+@app.command()
+def bench(
+    model: ModelArgument,
+    num: Annotated[int, typer.Option("--num", min=1, max=1000, help="Questions per ratio and way.")] = 8,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, max=10**9, help="Of a whole reply.")
+    ] = 1024,
+) -> None:
+    """How fast a GGUF is here. Tokens a second and seconds per answer at every ratio; needs no torch."""
+    from lite.eval.bench import bench as measure
+    from lite.eval.bench import table
+
+    for line in table(measure(model, num=num, max_tokens=max_tokens)):
+        typer.echo(line)
+
+
+@app.command()
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option("--host", help="Off this machine (0.0.0.0, say) an API key is required.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: a free one.")] = 8080,
+    api_key_env: Annotated[
+        str,
+        typer.Option(
+            "--api-key-env", metavar="NAME", help="The environment variable that holds the API key."
+        ),
+    ] = "LITE_API_KEY",
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            "--max-tokens", min=1, max=10**9, help="Of a whole reply: what a request may ask for, at most."
+        ),
+    ] = 4096,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
+    queue: Annotated[
+        int, typer.Option("--queue", min=1, help="Requests that may wait, 45 s at most; others get 429.")
+    ] = 32,
+    threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core that it may use.")] = 0,
+) -> None:
+    """Serve a GGUF over HTTP. OpenAI's chat completions and a page to try the dial; needs no torch."""
+    from lite.server.main import serve as run
+
+    engine = {"batch_size": batch, "max_waiting": queue, "num_threads": threads}
+    run(model, host=host, port=port, key_name=api_key_env, max_tokens=max_tokens, **engine)
+
+
+@app.command()
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FOLDER", help="A run folder, a Hugging Face folder, or a base for --adapter."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")],
+    quant: Annotated[
+        str,
+        typer.Option(
+            "--quant",
+            help="Parted by commas: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0. One conversion.",
+        ),
+    ] = "q8_0",
+    adapter: Annotated[
+        Path | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to merge into the base.")
+    ] = None,
+    llama_cpp: Annotated[
+        Path | None,
+        typer.Option(
+            "--llama-cpp",
+            metavar="DIR",
+            help="A llama.cpp checkout, whose converter takes what is neither Llama, Qwen2 nor Qwen3.",
+        ),
+    ] = None,
+) -> None:
+    """Write GGUFs that carry their dial. With a model card, Ollama's Modelfiles and checksums."""
+    from export.pack import pack, quants_of
+
+    for path in pack(source, quants_of(quant), out, adapter=adapter, checkout=llama_cpp):
+        typer.echo(str(path))
+
+
+@app.command()
+def verify(
+    model: ModelArgument,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="FOLDER", help="The Hugging Face folder it was made from."),
+    ] = None,
+) -> None:
+    """Check that a GGUF is whole and right. Against a folder: the same tokens, logits and greedy text."""
+    from export.verify import printable
+    from export.verify import verify as verify_gguf
+
+    found = verify_gguf(model, against)
+    template = found.pop("foreign_template", None)
+    for key, value in found.items():
+        typer.echo(printable(f"{key.replace('_', ' '):<16} {value}"))
+    if template is not None:
+        typer.echo("Its chat template is not ours. It is shown here, and was not rendered:")
+        typer.echo(printable("\n".join(f"  | {line}" for line in template.split("\n"))))
+    typer.echo("sound" if against is None else "sound, and the same model")

@@ -1,0 +1,242 @@
+"""Verbs that make a model: the pipeline, its stages, recipes, problems, doctor."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lite.cli.options import (
+    EndpointOption,
+    NumOption,
+    OutOption,
+    RecipeArgument,
+    SeedOption,
+    SetOption,
+    app,
+    ratios_of,
+    recipes_app,
+)
+from lite.errors import LiteError
+from lite.tokens import MODES, POLICY, strip_control
+
+
+def _train(
+    recipe: str,
+    overrides,
+    out: Path | None,
+    only: str | None = None,
+    until: str | None = None,
+    endpoint: str = "",
+):
+    """Load a recipe and run its stages."""
+    from lite import config as recipe_file
+    from lite import run as stages
+    from lite.cli import recipes
+
+    resolved = recipe_file.load(recipes.find(recipe), overrides or ())
+    try:
+        return stages.train(resolved, out or Path("runs") / resolved.name, only, until, endpoint)
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted; the same command goes on from here", err=True)
+        raise
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    stage: Annotated[str | None, typer.Option("--stage", metavar="NAME", help="Run only this stage.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="NAME", help="Stop after this stage.")
+    ] = None,
+    overrides: SetOption = None,
+    out: OutOption = None,
+    endpoint: EndpointOption = "",
+) -> None:
+    """Run the stages of a recipe that are not done. Cut off, the same command goes on from there."""
+    if stage and until:
+        raise LiteError("--stage and --until exclude each other; give one of them")
+    _train(recipe, overrides, out, stage, until, endpoint)
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    card: Annotated[
+        str | None,
+        typer.Option("--card", metavar="CARD", help="24gb, 16gb, 12gb, 8gb or cpu. Default: what is here."),
+    ] = None,
+    overrides: SetOption = None,
+    out: OutOption = None,
+) -> None:
+    """Show what a recipe will do and take. Rows with their loss mask; memory, disk and time of each stage."""
+    from lite import config as recipe_file
+    from lite.cli import recipes
+    from lite.plan.plan import plan as show
+
+    resolved = recipe_file.load(recipes.find(recipe), overrides or ())
+    show(resolved, out or Path("runs") / resolved.name, card)
+
+
+@app.command()
+def problems(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="quickstart, gym:<task>, a JSONL or Parquet file, or a Hub data set, owner/name[:config]:split.",
+        ),
+    ],
+    num: NumOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Print problems as JSONL. The keys are id, question, answer and cot."""
+    from lite.data.problems import load
+    from lite.runtime.files import to_line
+
+    sys.stdout.writelines(map(to_line, load(source, num, seed)))
+
+
+@app.command()
+def compress(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl", help="Chains of thought, under think, cot or text.")
+    ],
+    model: Annotated[Path, typer.Option("--model", metavar="DIR", help="A compressor's folder, or a run's.")],
+    ratio: Annotated[
+        str, typer.Option("--ratio", help="One or several in (0, 1], parted by commas.")
+    ] = "0.2,0.4,0.6,0.8",
+    tokenizer: Annotated[
+        str | None,
+        typer.Option("--tokenizer", metavar="MODEL", help="Whose tokens count. Default: the compressor's."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.jsonl", help="Where to. Default: standard output.")
+    ] = None,
+) -> None:
+    """Shorten any chains of thought. The stage of a run is `lite train RECIPE --stage compress`."""
+    ratios = ratios_of(ratio)
+    from lite.compress.cut import shorten_file
+    from lite.runtime.files import to_line, write_records
+
+    if out is not None and (not out.name or out.is_dir()):
+        raise LiteError(f"--out {str(out)!r}: name a file to write")
+    found = shorten_file(file, model, ratios, tokenizer)
+    if out is None:
+        sys.stdout.writelines(map(to_line, found))
+    else:
+        write_records(out, found)
+
+
+@app.command()
+def fidelity(
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="The reasoner: a Hugging Face model or folder.")
+    ],
+    compressor: Annotated[
+        Path, typer.Option("--compressor", metavar="DIR", help="A compressor's folder, or a run's.")
+    ],
+    problems: Annotated[
+        str,
+        typer.Option(
+            "--problems", metavar="SOURCE", help="Problems with worked solutions; see `lite problems`."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where fidelity.json and .md go.")],
+    ratio: Annotated[
+        str, typer.Option("--ratio", help="One or several in (0, 1), parted by commas.")
+    ] = "0.2,0.4,0.6",
+    num: NumOption = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Compare a compressor with its controls. Random, self-information, rules; all at the same ratios."""
+    ratios = ratios_of(ratio)
+    from lite.data.problems import load
+    from lite.eval.fidelity import report
+
+    report(model, compressor, load(problems, num, seed), ratios, out, seed)
+    typer.echo((out / "fidelity.md").read_text(encoding="utf-8"))
+
+
+@app.command()
+def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
+    """The whole method on a tiny model. Ends with a report and one question asked at 0.2, 1.0 and policy."""
+    run = _train("quickstart", overrides, out)
+
+    from lite.infer.engine import Engine
+    from lite.infer.request import question
+    from lite.runtime.files import Problem, read_records
+
+    held_out = sorted(
+        read_records(run.path("problems", "eval.jsonl"), Problem), key=lambda each: len(each.cot)
+    )
+    problem = held_out[len(held_out) // 2]
+    typer.echo(f"\n{problem.question}\n(The answer is {problem.answer}.)")
+    with Engine(run.gguf("policy")) as engine:
+        for mode in (MODES[0], MODES[-2], POLICY):
+            ask = question(problem.question, mode, max_tokens=run.recipe.evaluate.max_tokens)
+            answer = engine.submit(ask).answer()
+            chosen = f" chose {answer.ratio}" if mode == POLICY else ""
+            typer.echo(
+                f"\n[{mode}{chosen}: {answer.think_tokens} think tokens, {answer.total_tokens} in all]"
+            )
+            typer.echo(strip_control(f"{answer.think}\n-> {answer.visible}"))
+    report = run.path("evaluate", "report.md")
+    typer.echo(f"\n{report.read_text(encoding='utf-8')}\nreport: {report}\nmodel:  {run.gguf('policy')}")
+
+
+@recipes_app.command("ls")
+def recipes_ls() -> None:
+    """List the packaged recipes."""
+    from lite.cli import recipes
+
+    names = recipes.names()
+    for name in names:
+        typer.echo(f"{name:{max(map(len, names))}}  {recipes.headline(name)}")
+
+
+@recipes_app.command("cp")
+def recipes_cp(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As `lite recipes ls` lists it.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="A folder or a new file.")] = Path("."),
+) -> None:
+    """Copy a packaged recipe, to change it."""
+    from lite.cli import recipes
+
+    typer.echo(str(recipes.copy(name, destination)))
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, hardware, and what will run."""
+    from lite.plan.doctor import doctor as examine
+
+    examine()
+
+
+# The stages that are verbs of their own; `problems`, `compress` and `export` are verbs for more than a recipe, and
+# these stages run by `lite train RECIPE --stage NAME`.
+STAGE_VERBS = {
+    "traces": "Stage: the base model samples chains of thought.",
+    "annotate": "Stage: label what to keep in some of them.",
+    "compressor": "Stage: train the encoder that learns the labels.",
+    "mixture": "Stage: the SFT rows, every ratio and POLICY.",
+    "sft": "Stage: teach the dial, LoRA on the mixture.",
+    "probe": "Stage: the teacher ratio r* of each RL problem.",
+    "chrpo": "Stage: reinforce choosing the ratio.",
+    "merge": "Stage: merge the adapters into the base model.",
+    "evaluate": "Stage: measure the run's GGUFs in every mode.",
+}
+
+
+def _add_stage_verb(name: str) -> None:
+    def verb(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
+        _train(recipe, overrides, out, only=name)
+
+    app.command(name, help=STAGE_VERBS[name])(verb)
+
+
+for _name in STAGE_VERBS:
+    _add_stage_verb(_name)

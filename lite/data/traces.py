@@ -1,0 +1,200 @@
+"""Stage "traces": the base model samples its own chains of thought; correct, closed ones go on.
+
+Takes problems/train.jsonl, gives traces/traces.jsonl (Trace) and traces/samples.jsonl (every Sample, the
+journal that a cut run resumes from). Source: Extra-CoT trains on the backbone's own correct traces.
+
+Departures, for bases that the paper has not: one that writes no think span has its whole reply taken as the chain
+of thought, with a closing sentence behind it, and learns the span in SFT; for one that is too weak to be right by
+itself, method "gold" takes the worked solutions of the data set.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lite import grading, tokens
+from lite.config import Probe, Traces
+from lite.errors import LiteError
+from lite.models import unsloth
+from lite.remote.client import Endpoint
+from lite.remote.completions import Sampling, complete_texts
+from lite.run import Run
+from lite.runtime.files import Journal, Problem, Trace, read_records, write_records
+from lite.runtime.progress import progress
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One reply to sample."""
+
+    id: str
+    prompt: list[int]
+    answer: str  # gold
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A sampled reply, graded; `num_tokens` counts its think span."""
+
+    id: str
+    correct: bool
+    closed: bool
+    num_tokens: int
+    think: str
+    visible: str
+
+
+def room(tasks: list[Task], config: Traces | Probe) -> int:
+    """Tokens of the longest prompt and a reply."""
+    return max(len(task.prompt) for task in tasks) + config.max_tokens
+
+
+def grade(task: Task, text: str, tokenizer) -> Sample:
+    """Parse and grade a reply decoded with special tokens shown."""
+    reply = tokens.parse_reply(text)
+    return Sample(
+        id=task.id,
+        correct=grading.is_correct(reply.visible, task.answer),
+        closed=reply.closed,
+        num_tokens=unsloth.count_tokens(tokenizer, reply.think),
+        think=reply.think,
+        visible=reply.visible,
+    )
+
+
+def sample_replies(
+    model, tokenizer, tasks: list[Task], config: Traces | Probe, journal_path: Path, *, seed: int, name: str
+) -> list[Sample]:
+    """Sample and grade one reply per task; what is in the journal is not sampled again.
+
+    `model` is one that is loaded here, or an Endpoint that serves it.
+    """
+    tasks = sorted(tasks, key=lambda task: (-len(task.prompt), task.id))  # long prompts, long replies
+    with Journal(journal_path, Sample) as journal, progress(name, len(tasks), "replies") as meter:
+        done = {sample.id for sample in journal.records}
+        meter.advance(len(done))
+        if isinstance(model, Endpoint):
+            left = [task for task in tasks if task.id not in done]
+
+            def finish(index: int, text: str) -> None:
+                journal.append([grade(left[index], text, tokenizer)])
+                meter.advance()
+
+            sampling = Sampling(config.max_tokens, config.temperature, config.top_p)
+            seeds = [zlib.crc32(f"{seed}/{task.id}".encode()) for task in left]
+            complete_texts(model, tokenizer, [task.prompt for task in left], sampling, seeds, finish)
+            return journal.records
+        for start in range(0, len(tasks), config.batch_size):
+            batch = [task for task in tasks[start : start + config.batch_size] if task.id not in done]
+            if not batch:
+                continue
+            replies = unsloth.generate(
+                model,
+                tokenizer,
+                [task.prompt for task in batch],
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                seed=seed + start,
+                batch_size=config.batch_size,
+            )
+            texts = tokenizer.batch_decode(replies, skip_special_tokens=False)
+            journal.append(grade(task, text, tokenizer) for task, text in zip(batch, texts, strict=True))
+            meter.advance(len(batch))
+        return journal.records
+
+
+def conclusion(answer: str) -> str:
+    """The visible answer behind a chain of thought that came without one."""
+    return f"The answer is \\boxed{{{answer}}}."
+
+
+def gold_trace(problem: Problem, markers: Collection[str]) -> Trace | None:
+    """A worked solution as a trace; None where there is none, it contradicts its problem's answer, or holds a marker.
+
+    One that a reasoning model wrote brings its own think span.
+    """
+    reply = tokens.parse_reply(problem.cot)
+    said = grading.final_answer(reply.visible)
+    if said is not None and not grading.same(said, problem.answer):
+        return None
+    think, visible = (reply.think, reply.visible) if reply.closed else (problem.cot, "")
+    if said is None or not reply.closed:
+        visible = f"{visible}\n\n{conclusion(problem.answer)}".strip()
+    trace = Trace(f"{problem.id}/gold", problem.question, problem.answer, think, visible)
+    return trace if think and not _holds(trace, markers) else None
+
+
+def sampled_trace(sample: Sample, problem: Problem, markers: Collection[str]) -> Trace | None:
+    """A correct reply as a trace; None for a wrong one, one whose think span is not closed, or that holds a marker."""
+    if not sample.correct or not (sample.closed or not sample.think):
+        return None
+    think, visible = sample.think, sample.visible
+    if not sample.closed:  # no think span at all
+        think, visible = visible, conclusion(problem.answer)
+    trace = Trace(sample.id, problem.question, problem.answer, think, visible)
+    return trace if think and not _holds(trace, markers) else None
+
+
+def _markers(tokenizer) -> frozenset[str]:
+    """What the text of a trace must not hold: SFT would teach it in the middle of a reply."""
+    special = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return frozenset({tokens.THINK_OPEN, tokens.THINK_CLOSE, *special})
+
+
+def _holds(trace: Trace, markers: Collection[str]) -> bool:
+    return any(marker in text for text in (trace.think, trace.visible) for marker in markers)
+
+
+def _write(run: Run, tokenizer, traces: list[Trace]) -> dict[str, Any]:
+    write_records(run.path("traces", "traces.jsonl"), traces)
+    counts = [unsloth.count_tokens(tokenizer, trace.think) for trace in traces]
+    return {"traces": len(traces), "think_tokens": round(sum(counts) / len(counts), 1)}
+
+
+def run(run: Run) -> dict[str, Any]:
+    config = run.recipe.traces
+    problems = {problem.id: problem for problem in read_records(run.path("problems", "train.jsonl"), Problem)}
+    tokenizer = unsloth.load_tokenizer(run.recipe.model)
+    markers = _markers(tokenizer)
+    if config.method == "gold":
+        made = (gold_trace(problem, markers) for problem in problems.values())
+        traces = list(filter(None, made))
+        if not traces:
+            raise LiteError(
+                f"traces.method = gold: none of {len(problems)} problems has a worked solution that leads to its answer;"
+                " name its column (cot) in problems.source, or sample"
+            )
+        return _write(run, tokenizer, traces)
+    tasks = []
+    for problem in problems.values():
+        prompt = tokens.encode_prompt(tokenizer, problem.question, tokens.BASE)
+        tasks += [
+            Task(f"{problem.id}/{index}", prompt, problem.answer) for index in range(config.num_samples)
+        ]
+    model = (
+        run.server(config.batch_size)
+        or unsloth.load(run.recipe.model, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit)[0]
+    )
+    samples = sample_replies(
+        model,
+        tokenizer,
+        tasks,
+        config,
+        run.path("traces", "samples.jsonl"),
+        seed=run.recipe.seed,
+        name="traces",
+    )
+    made = (sampled_trace(sample, problems[sample.id.rpartition("/")[0]], markers) for sample in samples)
+    traces = sorted(filter(None, made), key=lambda trace: trace.id)
+    if not traces:
+        raise LiteError(
+            f"traces: none of {len(samples)} replies is correct and closes its think span within"
+            f" {config.max_tokens} tokens; raise traces.max_tokens, take easier problems, or traces.method = gold"
+        )
+    correct = sum(sample.correct for sample in samples) / len(samples)
+    return {"sampled": len(samples), "correct": round(correct, 4), **_write(run, tokenizer, traces)}

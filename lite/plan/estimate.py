@@ -1,0 +1,369 @@
+"""What each stage of a recipe takes: memory term by term, disk, and time. Arithmetic alone; loads no torch.
+
+Every term is derived in docs/memory.md. Memory is in bytes here and in GB (1e9 bytes) where it is shown. On a CPU
+the terms were checked against measured peaks of SFT (within 25 %); on a GPU nothing was measured. Times come from
+assumed speeds and are good for an order of magnitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lite.config import Recipe
+from lite.plan.machine import CARDS, Machine
+from lite.plan.model_shape import Shape
+from lite.tokens import MODES, RATIOS
+
+# What to turn down where a term is too large; a stage's own word first.
+REMEDIES = {
+    "weights": "sft.four_bit: true, or a smaller model",
+    "LoRA, gradients, AdamW": "sft.rank",
+    "token rows": "a model with tied embeddings",
+    "activations": "{stage}.batch_size, then {stage}.max_tokens",
+    "logits": "{stage}.batch_size, then {stage}.max_tokens",
+    "KV cache": "{stage}.batch_size, then {stage}.max_tokens",
+    "sampling": "{stage}.batch_size",
+}
+OWN_REMEDIES = {
+    ("annotate", "weights"): "annotate.method: rules or teacher, or a smaller model",
+    ("annotate", "activations"): "annotate.batch_tokens",
+    ("annotate", "logits"): "annotate.batch_tokens",
+    ("compressor", "weights"): "compressor.encoder: a smaller one",
+    ("compress", "weights"): "compressor.encoder: a smaller one",
+    ("compress", "activations"): "compress.batch_size, then compressor.max_tokens",
+    ("sft", "activations"): "sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens",
+    ("chrpo", "KV cache"): "chrpo.prompts, then chrpo.max_tokens",
+    ("chrpo", "sampling"): "chrpo.prompts",
+    ("chrpo", "vLLM"): "chrpo.vllm",
+}
+
+
+def remedy(stage: str, term: str) -> str:
+    """What to turn down where a term of a stage is too large."""
+    return OWN_REMEDIES.get((stage, term)) or REMEDIES.get(term, "a smaller model").format(stage=stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Tokens of a run's texts, as far as they are known."""
+
+    prompt: int  # longest prompt
+    row: int  # longest SFT row
+    mean_prompt: float
+    mean_row: float  # over all ratios
+    mean_reply: float  # at ratio 1.0
+    num_rows: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One stage: bytes by term on the GPU and in RAM, bytes on disk, seconds."""
+
+    gpu: dict[str, float] = field(default_factory=dict)
+    ram: dict[str, float] = field(default_factory=dict)
+    disk: float = 0.0
+    seconds: float = 0.0
+
+    def largest(self, on_gpu: bool) -> str:
+        """The largest term that a recipe can turn down."""
+        terms = {name: size for name, size in (self.gpu if on_gpu else self.ram).items() if name in REMEDIES}
+        return max(terms, key=lambda name: terms[name], default="")
+
+    def shown(self) -> dict[str, float]:
+        """Totals, in GB and seconds, for a manifest."""
+        total = {
+            "memory_gb": sum(self.ram.values()),
+            "gpu_memory_gb": sum(self.gpu.values()),
+            "disk_gb": self.disk,
+        }
+        return {name: round(size / 1e9, 3) for name, size in total.items()} | {
+            "seconds": round(self.seconds, 1)
+        }
+
+
+CUDA_CONTEXT = 0.6e9  # of a process on a GPU, kernels included
+ON_GPU_RAM = 4.0e9  # RAM of a process that uses CUDA: its libraries, Python, torch, Unsloth
+PYTHON = 0.05e9  # a stage without torch
+IMPORTS = 1.05e9  # Python, torch, transformers, TRL, Unsloth on a CPU, imported
+ONEDNN = 0.2e9  # its kernels for the shapes of bf16 products; fitted
+FRAGMENTS = 0.2  # of activations on a CPU: freed memory that no tensor fits into; fitted
+LOSS_ELEMENTS = 8 * 1024 * 1024  # logits at once in lite.train.cpu, 10 bytes each with what becomes of them
+LOGIT_BYTES = 16  # per logit of a chunk in Unsloth's loss on CUDA
+MOST_LOGITS = 4 * 2**30  # of such a chunk; it takes half of what is free at most
+PAD = 16  # SFT pads rows to multiples of it: few shapes, so that memory that was freed fits again
+SAMPLING_BYTES = 36  # per logit: in float32, sorted, summed up, with its 64-bit index
+NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a quantised weight, with its share of both scales
+
+
+def weights(shape: Shape, four_bit: bool, width: int) -> float:
+    """Bytes of the base model in memory: embeddings are never quantised."""
+    return shape.num_linear * (NF4 if four_bit else width) + shape.num_embedding * width
+
+
+def lora(shape: Shape, rank: int) -> float:
+    """LoRA matrices in float32, their gradients and AdamW's two moments: 16 bytes each."""
+    return 16.0 * shape.num_lora(rank)
+
+
+def activations(shape: Shape, rank: int, width: int) -> float:
+    """Bytes that one layer keeps of one token for its backward pass, with LoRA fused into its linear layers.
+
+    The norms keep float32; the linear layers keep what they read and LoRA's short products.
+    """
+    norms = 2 * (4 + width) * shape.hidden_size + (4 * (shape.query + shape.key) if shape.qk_norm else 0)
+    attention = width * (2 * shape.query + 2 * shape.key)  # queries, keys, values, output
+    mlp = width * 4 * shape.intermediate_size  # gate, its activation, up, their product
+    return norms + attention + mlp + width * 7 * rank
+
+
+def kv_cache(shape: Shape, tokens: float, width: int) -> float:
+    """Keys and values of all layers for so many tokens."""
+    return 2.0 * shape.num_hidden_layers * shape.key * tokens * width
+
+
+def padded(tokens: int) -> int:
+    return -(-tokens // PAD) * PAD
+
+
+def training(recipe: Recipe, shape: Shape, machine: Machine, rows: int, tokens: int, linear_bytes: float):
+    """Terms of one forward and backward pass over `rows` of `tokens`, and what of it a GPU puts into RAM."""
+    num, width = rows * padded(tokens), machine.width
+    terms = {"weights": linear_bytes, "LoRA, gradients, AdamW": lora(shape, recipe.sft.rank)}
+    a_layer = num * activations(shape, recipe.sft.rank, width)
+    layers = shape.num_hidden_layers
+    if not machine.on_gpu:
+        backward = num * width * (3 * shape.intermediate_size + 4 * shape.hidden_size)
+        terms["activations"] = (1 + FRAGMENTS) * layers * a_layer + backward
+        terms["logits"] = 10.0 * min(num * shape.vocab_size, LOSS_ELEMENTS)
+        return terms, {}
+    # PEFT's copy of the head with the rows in it, and its gradient; AdamW's states of six rows are nothing.
+    terms["token rows"] = 2.0 * width * shape.vocab_size * shape.hidden_size
+    terms["activations"] = 2 * a_layer  # recomputed layer by layer, and their gradients
+    left = machine.gpu_gb * 1e9 - CUDA_CONTEXT - sum(terms.values())
+    one = LOGIT_BYTES * shape.vocab_size * rows
+    terms["logits"] = max(min(LOGIT_BYTES * num * shape.vocab_size, MOST_LOGITS, left / 2), one)
+    offloaded = {"activations in RAM": width * layers * num * shape.hidden_size}
+    return terms, offloaded
+
+
+def generating(shape: Shape, machine: Machine, sequences: int, tokens: float, linear_bytes: float):
+    """Terms of sampling so many sequences up to so many tokens."""
+    return {
+        "weights": linear_bytes,
+        "KV cache": kv_cache(shape, sequences * tokens, machine.width),
+        "sampling": float(SAMPLING_BYTES * sequences * shape.vocab_size),
+    }
+
+
+def seconds_to_generate(
+    shape: Shape, machine: Machine, num: float, tokens: float, sequences: int, size: float
+):
+    """`num` replies of `tokens`, so many at a time: a step reads the weights once, and computes.
+
+    On a GPU a batch goes on to its longest reply; on a CPU rows that are done leave it.
+    """
+    steps = -(-num // sequences) * tokens * (1.5 if machine.on_gpu else 1)
+    compute = 2 * shape.num_params * sequences / (machine.flops / 2)
+    overhead = machine.layer_seconds * shape.num_hidden_layers * (1 if machine.on_gpu else sequences)
+    return steps * max(size / machine.bandwidth, compute, overhead)
+
+
+def seconds_to_train(shape: Shape, machine: Machine, tokens: float) -> float:
+    """Frozen weights get no gradient: a pass is 2 + 2 operations a parameter, one more forward where recomputed."""
+    passing = shape.num_hidden_layers * activations(shape, 16, machine.width) * machine.byte_seconds
+    return tokens * ((6 if machine.on_gpu else 4) * shape.num_params / machine.flops + passing)
+
+
+def seconds_to_read(shape: Shape, machine: Machine, tokens: float) -> float:
+    """A forward pass alone."""
+    return seconds_to_train(shape, machine, tokens) / 3
+
+
+BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q4_k_m": 4.8, "q4_0": 4.5}
+MERGED_WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}
+MODERNBERT_BASE = Shape(
+    768, 1152, 22, 12, 12, 64, 50_368, True
+)  # a compressor that is not here is taken for it
+TINY_ENCODER = Shape(96, 192, 3, 4, 4, 24, 700, True)
+EVAL_PROBLEMS = 500  # in a set to evaluate on whose size is not said
+LIKELIHOOD_PASSES = 40  # over a trace, for its labels
+
+
+class Planner:
+    """The estimates of a recipe's stages on a machine; `encoder` is the compressor's shape, where it is known."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        shape: Shape,
+        lengths: Lengths,
+        machine: Machine,
+        encoder: Shape | None = None,
+    ):
+        self.recipe, self.shape, self.lengths, self.machine = recipe, shape, lengths, machine
+        self.encoder = TINY_ENCODER if recipe.compressor.encoder == "tiny" else encoder or MODERNBERT_BASE
+        self.size = weights(shape, recipe.sft.four_bit, machine.width)
+
+    def all(self) -> dict[str, Estimate]:
+        """By the names of lite.run.NAMES, in their order."""
+        return {
+            "problems": Estimate(ram={"Python": PYTHON}, disk=1e3 * self._num_problems(), seconds=5),
+            "traces": self._traces(),
+            "annotate": self._annotate(),
+            "compressor": self._compressor(),
+            "compress": self._compress(),
+            "mixture": Estimate(ram={"Python": PYTHON + 10 * self._text()}, disk=5 * self._text(), seconds=5),
+            "sft": self._sft(),
+            "probe": self._probe(),
+            "chrpo": self._chrpo(),
+            "merge": self._merge(),
+            "export": self._export(),
+            "evaluate": self._evaluate(),
+        }
+
+    def _num_problems(self) -> int:
+        sizes = self.recipe.problems
+        return sizes.num_train + sizes.num_rl + sizes.num_eval
+
+    def _text(self) -> float:
+        """Bytes of all traces: four characters a token."""
+        return 4.0 * self.recipe.problems.num_train * self.recipe.traces.num_samples * self.lengths.mean_reply
+
+    def _model(
+        self, terms: dict[str, float], disk: float, seconds: float, ram: dict[str, float] | None = None
+    ):
+        """A stage that runs the model: the terms on the GPU, or in RAM where there is none."""
+        if self.machine.on_gpu:
+            return Estimate(
+                {"CUDA context": CUDA_CONTEXT} | terms, {"process": ON_GPU_RAM} | (ram or {}), disk, seconds
+            )
+        process = IMPORTS + (ONEDNN if self.machine.bf16 else 0)
+        return Estimate({}, {"Python, torch, Unsloth": process} | terms | (ram or {}), disk, seconds)
+
+    def _sampled(
+        self, num: float, tokens: float, longest: int, sequences: int, extra: dict[str, float]
+    ) -> Estimate:
+        """A stage that samples `num` replies of `tokens`, the longest prompt and reply `longest`."""
+        sequences = min(sequences, int(num))
+        terms = generating(self.shape, self.machine, sequences, longest, self.size) | extra
+        seconds = seconds_to_generate(self.shape, self.machine, num, tokens, sequences, self.size)
+        return self._model(terms, 4 * 2 * num * tokens, seconds)
+
+    def _traces(self) -> Estimate:
+        config, num = self.recipe.traces, self.recipe.problems.num_train * self.recipe.traces.num_samples
+        if config.method == "gold":
+            return Estimate(ram={"Python": PYTHON}, disk=self._text(), seconds=5)
+        longest = self.lengths.prompt + config.max_tokens
+        return self._sampled(
+            num, min(self.lengths.mean_reply, config.max_tokens), longest, config.batch_size, {}
+        )
+
+    def _annotate(self) -> Estimate:
+        config, num = (
+            self.recipe.annotate,
+            min(self.recipe.annotate.num_traces, self.recipe.problems.num_train),
+        )
+        if config.method != "likelihood":
+            return Estimate(ram={"Python": PYTHON}, disk=self._text(), seconds=60)
+        layer = self.machine.width * (4 * self.shape.hidden_size + 3 * self.shape.intermediate_size)
+        logits = 4.0 * min(config.batch_tokens, 4096) * self.shape.vocab_size
+        size = weights(self.shape, False, self.machine.width)  # NF4 would add noise to what is compared
+        terms = {"weights": size, "activations": config.batch_tokens * layer, "logits": logits}
+        tokens = num * LIKELIHOOD_PASSES * (self.lengths.mean_reply + self.lengths.mean_prompt)
+        return self._model(
+            terms, 4 * num * self.lengths.mean_reply, 2 * self.shape.num_params * tokens / self.machine.flops
+        )
+
+    def _encoder_layer(self) -> int:
+        """Bytes of one token in one layer of the encoder."""
+        width = 2 if self.machine.on_gpu else 4  # autocast on a GPU alone
+        layer = 2 * (4 + width) * self.encoder.hidden_size
+        return layer + width * (5 * self.encoder.hidden_size + 4 * self.encoder.intermediate_size)
+
+    def _compressor(self) -> Estimate:
+        config, encoder = self.recipe.compressor, self.encoder
+        tokens = config.batch_size * min(config.max_tokens, self.lengths.row)
+        terms = {
+            "weights": 16.0 * encoder.num_params,  # all of them trained, in float32
+            "activations": float(encoder.num_hidden_layers * self._encoder_layer() * tokens),
+        }
+        read = config.epochs * self.recipe.annotate.num_traces * self.lengths.mean_reply
+        return self._model(terms, 4.0 * encoder.num_params, 5 + seconds_to_train(encoder, self.machine, read))
+
+    def _compress(self) -> Estimate:
+        """Scoring every trace once with the encoder."""
+        encoder = self.encoder
+        tokens = self.recipe.compress.batch_size * min(self.recipe.compressor.max_tokens, self.lengths.row)
+        terms = {"weights": 4.0 * encoder.num_params, "activations": float(tokens * self._encoder_layer())}
+        return self._model(
+            terms, 9 * self._text(), 5 + seconds_to_read(encoder, self.machine, self._text() / 4)
+        )
+
+    def _sft(self) -> Estimate:
+        config = self.recipe.sft
+        terms, ram = training(
+            self.recipe, self.shape, self.machine, config.batch_size, self.lengths.row, self.size
+        )
+        rows = config.epochs * self.lengths.num_rows
+        if config.max_steps > 0:
+            rows = config.max_steps * config.batch_size * config.accumulation
+        seconds = seconds_to_train(self.shape, self.machine, rows * self.lengths.mean_row)
+        ram = ram | {
+            "rows": 60.0 * self.lengths.num_rows * self.lengths.mean_row
+        }  # Python's numbers, and Arrow's
+        checkpoints = 2 * 12.0 * self.shape.num_lora(config.rank)
+        return self._model(terms, checkpoints + 4.0 * self.shape.num_lora(config.rank), seconds, ram)
+
+    def _probe(self) -> Estimate:
+        config, num = (
+            self.recipe.probe,
+            self.recipe.problems.num_rl * self.recipe.probe.num_samples * len(RATIOS),
+        )
+        longest = self.lengths.prompt + config.max_tokens
+        return self._sampled(num, 0.6 * self.lengths.mean_reply, longest, config.batch_size, {})
+
+    def _chrpo(self) -> Estimate:
+        config, shape, machine = self.recipe.chrpo, self.shape, self.machine
+        sequences, longest = config.prompts * config.group, self.lengths.prompt + config.max_tokens
+        reply = min(0.5 * self.lengths.mean_reply, config.max_tokens)
+        rows = min(config.batch_size, sequences)
+        update, ram = training(self.recipe, shape, machine, rows, longest, self.size)
+        rollout = generating(shape, machine, sequences, longest, self.size)
+        rollout["LoRA, gradients, AdamW"] = update["LoRA, gradients, AdamW"]
+        if not machine.on_gpu:
+            rollout["folded weights"] = self.size  # the adapter is folded in, and the weights are kept beside
+        terms = max(update, rollout, key=lambda phase: sum(phase.values()))
+        if machine.on_gpu and config.vllm:  # stays beside the update; its weights are the model's
+            terms = update | {"vLLM": max(0.0, config.vllm * machine.gpu_gb * 1e9 - self.size)}
+        sampling = seconds_to_generate(shape, machine, sequences, reply, sequences, self.size)
+        training_seconds = seconds_to_train(shape, machine, sequences * (self.lengths.mean_prompt + reply))
+        seconds = config.steps * (sampling + training_seconds)
+        return self._model(terms, 3 * 12.0 * shape.num_lora(self.recipe.sft.rank), seconds, ram)
+
+    def _merge(self) -> Estimate:
+        size = MERGED_WIDTH[self.recipe.merge.dtype] * self.shape.num_params
+        return Estimate(
+            ram={"Python, torch": IMPORTS, "weights": 1.2 * size},
+            disk=2.0 * size,
+            seconds=20 + 4 * size / 1e9,
+        )
+
+    def _export(self) -> Estimate:
+        size = BITS[self.recipe.export.quant] / 8 * self.shape.num_params
+        whole = MERGED_WIDTH[self.recipe.merge.dtype] * self.shape.num_params
+        ram = {"Python, torch": IMPORTS, "weights": whole + size}
+        return Estimate(ram=ram, disk=3.0 * size, seconds=10 + 30 * self.shape.num_params / 1e9)
+
+    def _evaluate(self) -> Estimate:
+        """Through llama.cpp, on the processor, whatever the card is."""
+        config, shape, cpu = self.recipe.evaluate, self.shape, CARDS["cpu"]
+        size = BITS[self.recipe.export.quant] / 8 * shape.num_params
+        sets = [
+            self.recipe.problems.num_eval,
+            *(each.num or EVAL_PROBLEMS for each in self.recipe.problems.eval),
+        ]
+        num = sum(sets) * min(len(config.modes), len(MODES) + 2)
+        tokens = config.batch_size * (self.lengths.prompt + config.max_tokens)
+        ram = {"Python, llama.cpp": 0.3e9, "weights": size, "KV cache": kv_cache(shape, tokens, 2)}
+        seconds = seconds_to_generate(shape, cpu, num, 0.6 * self.lengths.mean_reply, config.batch_size, size)
+        return Estimate(ram=ram, disk=4 * num * self.lengths.mean_reply, seconds=seconds)

@@ -1,0 +1,504 @@
+"""The verbs: help is checked documentation, and bad input is one line on stderr and exit code 2."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny_gguf import write_tiny_gguf
+
+from lite import cli, run
+from lite.cli import train as training
+from lite.cli.options import mode_of, ratios_of
+from lite.errors import printable
+from lite.tokens import MODES
+
+VERBS = (
+    *training.STAGE_VERBS,
+    *("train", "plan", "problems", "compress", "fidelity", "quickstart", "recipes", "doctor"),
+    *("ask", "chat", "eval", "bench", "serve", "export", "verify"),
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Tests may share their cores with others; llama.cpp's threads wait for each other at every step."""
+    monkeypatch.setattr("lite.plan.machine.num_cores", lambda: 1)
+
+
+def test_the_stage_verbs_are_the_stages():
+    assert [*training.STAGE_VERBS] == [
+        name for name in run.NAMES if name not in ("problems", "compress", "export")
+    ]
+
+
+def test_help_names_every_verb(lite):
+    code, out, _ = lite("--help")
+    assert code == 0
+    shown = dict(re.findall(r"^  (\w+) +(\S.*)$", out.partition("Commands:")[2], re.MULTILINE))
+    assert set(shown) == set(VERBS)
+    assert not [text for text in shown.values() if text.endswith("...") or len(text) < 15]
+
+
+@pytest.mark.parametrize(
+    "verb, expected",
+    [
+        ("train", ["RECIPE", "--stage NAME", "--until NAME", "--set KEY=VALUE", "--out DIR", "Repeatable"]),
+        ("plan", ["RECIPE", "--card", "24gb, 16gb, 12gb, 8gb or cpu", "--set KEY=VALUE", "--out DIR"]),
+        ("traces", ["RECIPE", "--set KEY=VALUE", "--out DIR"]),
+        ("quickstart", ["--set KEY=VALUE", "--out DIR"]),
+        ("problems", ["SOURCE", "quickstart, gym:<task>", "Hub", "--num", "--seed"]),
+        ("compress", ["FILE.jsonl", "--model DIR", "--ratio", "--tokenizer MODEL", "--stage compress"]),
+        ("fidelity", ["--model MODEL", "--compressor DIR", "--problems SOURCE", "--out DIR", "--ratio"]),
+        (
+            "ask",
+            [
+                "MODEL.gguf",
+                "QUESTION",
+                "stdin",
+                "--ratio",
+                "--effort",
+                "low (0.2), medium (0.6), high (1.0)",
+                "--budget N",
+                "--escalate",
+                "--no-think",
+                "--max-tokens",
+                "--json",
+                "--hide-thinking",
+                "base: for a GGUF without a dial",
+            ],
+        ),
+        ("chat", ["MODEL.gguf", "--ratio", "--budget N", "--show-thinking", "/ratio 0.4"]),
+        ("bench", ["MODEL.gguf", "--num", "--max-tokens"]),
+        (
+            "eval",
+            [
+                "--budget N",
+                "MODEL.gguf",
+                "--problems FILE.jsonl",
+                "--ratios",
+                "1.0 is always measured",
+                "--out DIR",
+                "--num",
+                "--seed",
+            ],
+        ),
+        (
+            "serve",
+            [
+                *("MODEL.gguf", "--host", "--port", "--api-key-env NAME", "LITE_API_KEY", "--max-tokens"),
+                *("--batch", "--queue", "429", "--threads"),
+            ],
+        ),
+        ("export", ["RUN|FOLDER", "--out DIR", "--quant", "q4_k_m", "--adapter DIR", "--llama-cpp DIR"]),
+        ("verify", ["MODEL.gguf", "--against FOLDER"]),
+        ("recipes", ["ls", "cp"]),
+        ("doctor", ["versions"]),
+    ],
+)
+def test_help_of_a_verb(lite, verb, expected):
+    code, out, _ = lite(verb, "--help")
+    assert code == 0
+    assert not [text for text in expected if text not in " ".join(out.split())]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_explained(lite, verb):
+    _, out, _ = lite(verb, "--help")
+    options = re.split(r"\n  (?=-)", out.partition("Options:")[2])[0:]
+    assert not [option for option in options if option.strip() and len(option.split()) < 4]
+
+
+def test_version(lite):
+    assert lite("--version") == (0, "0.1.0\n", "")
+
+
+RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (("train", "nix.yaml"), "did you mean quickstart.yaml?"),
+        (("train", "some/nix.yaml"), "some/nix.yaml: no such recipe"),
+        (("train", "folder"), "no packaged recipe 'folder'"),
+        (
+            ("train", "quickstart", "--set", "sft.epoch=3"),
+            "unknown recipe key sft.epoch; did you mean sft.epochs?",
+        ),
+        (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': expected int, got str"),
+        (("train", "quickstart", "--set", "sft.rank"), "--set sft.rank: expected key=value"),
+        (("train", "tiny_reasonr.py"), "no packaged recipe 'tiny_reasonr.py'; did you mean quickstart.yaml?"),
+        (
+            ("train", "quickstart", "--set", "probe.min_success=1.5"),
+            "probe.min_success = 1.5: must lie in (0, 1]",
+        ),
+        (
+            ("train", "quickstart", "--stage", "sfx"),
+            "stage 'sfx' is unknown; the stages are problems, traces",
+        ),
+        (
+            ("train", "quickstart", "--stage", "sft", "--until", "sft"),
+            "--stage and --until exclude each other",
+        ),
+        (
+            ("sft", "quickstart"),
+            "stage sft reads mixture, which is not done in runs/quickstart; run it first",
+        ),
+        (("train", "broken.yaml"), "broken.yaml: not plain YAML"),
+        (("train", "list.yaml"), "list.yaml: expected key: value lines, got list"),
+        (("train", "few.yaml"), "asks for 12 problems (num_eval 4 + num_rl 4 + num_train 4), 1 different"),
+        (("train", "none.yaml"), "empty.jsonl: no problems in it"),
+        (("problems", "nix.jsonl"), "no such file; give a JSONL or Parquet file, a Hub data set"),
+        (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
+        (("problems", "bad.jsonl"), "bad.jsonl, line 2: '5' is not an object"),
+        (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
+        (("problems", "one.jsonl", "--num", "2"), "2 problems are asked, 1 different ones are in it"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "0.3"), f"ratio 0.3: the model knows {RATIO_HELP}and policy"),
+        (
+            ("ask", "no.gguf", "1+1?", "--ratio", "0"),
+            f"ratio 0: must lie in (0, 1]; use one of {RATIO_HELP}or policy",
+        ),
+        (("ask", "no.gguf", "1+1?", "--ratio", "1.5"), "ratio 1.5: must lie in (0, 1]"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "nan"), "ratio nan: must lie in (0, 1]"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "half"), "ratio 'half': not a number"),
+        (("ask", "no.gguf", "  "), "the question is empty"),
+        (
+            ("ask", "no.gguf", "1+1?", "--ratio", "0.2", "--effort", "low"),
+            "--ratio 0.2 and --effort low both set the ratio; give one of them",
+        ),
+        (("ask", "no.gguf", "1+1?", "--effort", "max"), "effort 'max': use one of low, medium, high"),
+        (("ask", "no.gguf", "1+1?", "--budget", "9", "--no-think"), "--budget 9 and --no-think contradict"),
+        (("ask", "no.gguf", "1+1?", "--escalate", "--ratio", "1"), "--escalate chooses the ratio itself"),
+        (("chat", "no.gguf", "--ratio", "2"), "ratio 2: must lie in (0, 1]"),
+        (("chat", "no.gguf"), "no.gguf: not a GGUF"),
+        (("bench", "nix.gguf"), "nix.gguf: no such file"),
+        (("ask", "nix.gguf", "1+1?"), "nix.gguf"),
+        (("ask", "no.gguf", "1+1?"), "no.gguf"),
+        (("ask", ".", "1+1?"), "."),
+        (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "report"), "no.gguf"),
+        (("eval", "no.gguf", "--problems", "nix.jsonl", "--out", "report"), "nix.jsonl"),
+        (
+            ("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", "0.2,2"),
+            "ratio 2: must lie in",
+        ),
+        (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
+        (("compress", "nix.jsonl", "--model", "folder"), "nix.jsonl: no such file"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", "0"), "ratio 0: must lie in (0, 1]"),
+        (("compress", "one.jsonl", "--model", "folder", "--ratio", ","), "--ratio is empty"),
+        (
+            ("plan", "quickstart", "--set", "model=a b/c"),
+            "model 'a b/c': no such folder; give a folder, a hub",
+        ),
+        (("problems", "quickstart", "--num", "9" * 20), "invalid value for '--num'"),
+        (("serve", "no.gguf", "--port", "0"), "no.gguf"),
+        (("serve", "nix.gguf", "--port", "0"), "nix.gguf"),
+        (("export", "nix", "--out", "x"), "'nix': no such folder"),
+        (("export", "folder", "--out", "x"), "model folder: the folder has no config.json"),
+        (("export", "folder", "--out", "x.gguf"), "x.gguf: give a folder to --out"),
+        (("export", "folder", "--out", "."), ".: is not empty and not an export of lite"),
+        (("export", "folder", "--out", "x", "--quant", "q8_0,q9"), "quant 'q9' is unknown; use one of f32"),
+        (
+            ("export", "folder", "--out", "x", "--llama-cpp", "folder"),
+            "folder: no convert_hf_to_gguf.py in it",
+        ),
+        (("verify", "no.gguf"), "no.gguf: not a GGUF (it begins with b'this')"),
+        (("verify", "nix.gguf"), "nix.gguf: no such file"),
+        (("recipes", "cp", "nix"), "no packaged recipe 'nix'"),
+        (("recipes", "cp", "quickstart", "bad.jsonl"), "bad.jsonl is there already"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_line_and_code_2(lite, tmp_path, arguments, expected):
+    (tmp_path / "folder").mkdir()
+    for name, text in {
+        "empty.jsonl": "\n",
+        "one.jsonl": '{"question": "1+1?", "answer": "2"}\n',
+        "bad.jsonl": '{"question": "1+1?", "answer": "2"}\n5\n',
+        "broken.yaml": "a: [\n",
+        "list.yaml": "- 1\n",
+        "few.yaml": "problems: {source: one.jsonl, num_train: 4, num_rl: 4, num_eval: 4}\n",
+        "none.yaml": "problems: {source: empty.jsonl, num_train: 4, num_rl: 4, num_eval: 4}\n",
+        "no.gguf": "this is no GGUF",
+    }.items():
+        (tmp_path / name).write_text(text)
+    code, _, err = lite(*arguments)
+    last = err.strip().splitlines()[-1]
+    assert code == 2
+    assert last.startswith("error: ") and expected in last
+    assert err.count("error: ") == 1 and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (("trian",), "error: lite trian: no such command 'trian'"),
+        (("--bad",), "error: lite --bad: no such option: --bad; see `lite --help`"),
+        (("recipes",), "error: lite recipes: missing command; see `lite recipes --help`"),
+        (("ask",), "error: lite ask: missing argument 'MODEL.gguf'; see `lite ask --help`"),
+        (("eval", "x.gguf"), "error: lite eval x.gguf: missing option '--problems'; see `lite eval --help`"),
+        (
+            ("ask", "x.gguf", "1+1?", "--ratoi", "1"),
+            "error: lite ask x.gguf '1+1?' --ratoi 1: no such option",
+        ),
+        (("ask", "x.gguf", "a\nb", "--max-tokens"), "error: lite ask x.gguf 'a b' --max-tokens: option"),
+        (("problems", "quickstart", "--num", "0"), "--num 0: invalid value for '--num'"),
+        (("problems", "quickstart", "--num", "many"), "--num many: invalid value for '--num'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_usage_faults_are_one_line(lite, arguments, expected):
+    code, out, err = lite(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert expected in err and "; see `lite" in err
+
+
+def test_lite_alone_shows_its_help(lite):
+    assert lite() == lite("--help")
+
+
+@pytest.mark.parametrize("num", ["2", "500"], ids=["at the end", "amid"])
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path, num):
+    """`lite problems ... | head -1`: both where the pipe breaks amid the lines and where it does at the last flush."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lite.cli", "problems", "quickstart", "--num", num]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_problems_prints_jsonl(lite):
+    code, out, _ = lite("problems", "quickstart", "--num", "7", "--seed", "99")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and len(rows) == 7
+    assert all([*row] == ["id", "question", "answer", "cot", "data_set"] for row in rows)
+    assert rows[0]["id"] == "quickstart-99-0"
+
+
+def test_recipes(lite, tmp_path):
+    code, out, _ = lite("recipes", "ls")
+    assert code == 0 and re.search(r"^quickstart\.yaml +\w+ \w+", out, re.MULTILINE)
+    assert lite("recipes", "cp", "quickstart", "mine.yaml") == (0, "mine.yaml\n", "")
+    assert (tmp_path / "mine.yaml").read_text().startswith("#")
+
+
+@pytest.mark.parametrize(
+    "text, mode",
+    [
+        ("0.2", "0.2"),
+        (".4", "0.4"),
+        ("0.60", "0.6"),
+        ("1", "1.0"),
+        ("1.0", "1.0"),
+        ("policy", "policy"),
+        ("base", "base"),
+    ],
+)
+def test_mode(text, mode):
+    assert mode_of(text) == mode
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Catch what `lite train` would run."""
+    calls = []
+
+    def train(recipe, folder, only=None, until=None, endpoint=""):
+        calls.append((recipe, str(folder), only, until))
+
+    monkeypatch.setattr(run, "train", train)
+    return calls
+
+
+@pytest.mark.parametrize(
+    "arguments, folder, only, until",
+    [
+        (("train", "quickstart"), "runs/quickstart", None, None),
+        (("train", "quickstart", "--set", "name=mine"), "runs/mine", None, None),
+        (("train", "quickstart.yaml", "--out", "here", "--until", "sft"), "here", None, "sft"),
+        (("train", "quickstart", "--stage", "sft"), "runs/quickstart", "sft", None),
+        (("chrpo", "quickstart", "--out", "here"), "here", "chrpo", None),
+        (("train", "quickstart", "--stage", "compress"), "runs/quickstart", "compress", None),
+    ],
+)
+def test_train(lite, trained, arguments, folder, only, until):
+    assert lite(*arguments)[0] == 0
+    assert [call[1:] for call in trained] == [(folder, only, until)]
+
+
+def test_set_is_repeatable(lite, trained):
+    lite("train", "quickstart", "--set", "sft.rank=3", "--set", "seed=9")
+    assert (trained[0][0].sft.rank, trained[0][0].seed) == (3, 9)
+
+
+@pytest.mark.parametrize(
+    "fault, code, expected",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+            2,
+            "error: no space left for runs/x; free some",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "error: no permission for /x; choose another",
+        ),
+        (
+            ModuleNotFoundError("No module", name="trl.trainer"),
+            2,
+            "error: this needs trl, which is not installed",
+        ),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+    ],
+    ids=["space", "permission", "package", "interrupt"],
+)
+def test_faults_of_the_machine(lite, monkeypatch, fault, code, expected):
+    def train(*_):
+        raise fault
+
+    monkeypatch.setattr(run, "train", train)
+    got, _, err = lite("train", "quickstart")
+    assert got == code
+    assert err.strip().startswith(expected) and len(err.strip().splitlines()) == 1
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch, tmp_path):
+    def train(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(run, "train", train)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train", "quickstart", "--out", str(tmp_path)])
+
+
+@pytest.fixture(scope="module")
+def gguf(tmp_path_factory):
+    return str(write_tiny_gguf(tmp_path_factory.mktemp("gguf") / "tiny.gguf"))
+
+
+def test_ask(lite, gguf):
+    code, out, _ = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8", "--json")
+    answer = json.loads(out)
+    assert code == 0 and answer["mode"] == "0.2" and 0 < answer["total_tokens"] <= 8
+    assert answer["stop"] == "length" and answer["prompt_tokens"] > 20 and answer["tokens_per_second"] > 0
+    code, out, err = lite("ask", gguf, "1+1?", "--ratio", "0.2", "--max-tokens", "8")
+    assert code == 0 and out.strip("\n�") == printable(answer["visible"]).strip("�")
+    assert f"{answer['total_tokens']} in all" in err and "ended by the token limit" in err
+
+
+def test_ask_under_an_effort_or_a_budget(lite, gguf):
+    _, out, _ = lite("ask", gguf, "1+1?", "--effort", "medium", "--max-tokens", "8", "--json")
+    assert json.loads(out)["mode"] == "0.6"
+    _, out, _ = lite("ask", gguf, "1+1?", "--budget", "9", "--max-tokens", "200", "--json")
+    answer = json.loads(out)
+    assert (answer["mode"], answer["budget"]) == ("policy", 9) and answer["think_tokens"] <= 9
+    code, _, err = lite("ask", gguf, "1+1?", "--budget", "9", "--max-tokens", "20")
+    assert code == 2 and "no room for a budget and an answer" in err
+    _, out, _ = lite("ask", gguf, "1+1?", "--no-think", "--max-tokens", "8", "--json")
+    assert json.loads(out)["closed"] and not json.loads(out)["think"]
+
+
+def test_ask_escalating(lite, gguf):
+    code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8", "--json")
+    tried = json.loads(out)["tried"]
+    assert code == 0 and [each["mode"] for each in tried] == [*np.repeat(MODES[:4], 2), "1.0"]
+    code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8")
+    assert code == 0 and len(err.splitlines()) == 5 and out.strip()
+
+
+def test_verify(lite, gguf):
+    code, out, _ = lite("verify", gguf)
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines()[:-1])
+    assert code == 0 and out.endswith("\nsound\n")
+    assert (lines["architecture"], lines["dial"], lines["tied"]) == ("qwen3", "True", "False")
+
+
+def test_ask_reads_stdin(lite, gguf, monkeypatch):
+    _, given, _ = lite("ask", gguf, "1+1?", "--max-tokens", "8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("1+1?\n"))
+    assert lite("ask", gguf, "--max-tokens", "8")[:2] == (0, given)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    code, _, err = lite("ask", gguf)
+    assert code == 2 and "stdin is not UTF-8 text" in err
+
+
+def test_a_ratio_said_twice_counts_once():
+    assert ratios_of("0.2,.2, 0.40,0.2") == [0.2, 0.4]
+
+
+def test_no_message_commands_a_terminal(lite):
+    code, _, err = lite("ask", "\x1b]0;evil\x07nix.gguf", "1+1?")
+    assert code == 2 and "]0;evilnix.gguf" in err and err.isprintable() is False and "\x1b" not in err
+
+
+def test_chat_s_odd_input(lite, gguf, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"/budget {'9' * 5000}\n/budget 30\n"))
+    code, _, err = lite("chat", gguf)
+    assert code == 0 and "give a number of tokens, or off" in err and "budget 30" in err
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
+    code, _, err = lite("chat", gguf)
+    assert code == 2 and "stdin is not UTF-8 text" in err
+
+
+def test_chat(lite, gguf, monkeypatch):
+    lines = "/help\n\nhello\n/ratio 0.4\n/ratio 7\n/budget 30\n/budget x\n/budget off\n/nix\n/new\nhi\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    code, out, err = lite("chat", gguf, "--max-tokens", "8")
+    assert code == 0 and len(out.splitlines()) >= 2 and "> " not in out
+    told = [line for line in err.splitlines() if not line.startswith("/")]
+    assert [line.partition(":")[0] for line in told] == [
+        *(
+            "[policy",
+            "ratio 0.4",
+            "error",
+            "ratio policy, budget 30",
+            "error",
+            "ratio policy",
+            "error",
+            "[policy",
+        )
+    ]
+    assert (
+        "ratio 7: must lie in" in err and "/nix: no such command" in err and "/budget x: give a number" in err
+    )
+
+
+def test_bench(lite, gguf):
+    code, out, _ = lite("bench", gguf, "--num", "2", "--max-tokens", "8")
+    header, *rows = out.splitlines()
+    assert code == 0 and "tokens/s" in header and "seconds/answer" in header
+    assert [row.split()[0] for row in rows] == [*MODES]
+    assert all(float(number) >= 0 for row in rows for number in row.split()[1:])
+
+
+def test_eval(lite, gguf, tmp_path):
+    (tmp_path / "p.jsonl").write_text(
+        '{"question": "1+1?", "answer": "2"}\n{"question": "2+2?", "answer": "4"}\n'
+    )
+    arguments = ("--problems", "p.jsonl", "--ratios", "0.2,policy", "--out", "report", "--max-tokens", "8")
+    code, out, _ = lite("eval", gguf, *arguments)
+    rows = {row["mode"]: row for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"]}
+    assert code == 0 and {"0.2", "policy"} <= set(rows) and rows["0.2"]["num_problems"] == 2
+    assert out == (tmp_path / "report" / "report.md").read_text() + "\n"
+
+
+def test_quickstart_is_the_packaged_model_unless_there_is_such_a_file(lite, tmp_path):
+    from lite import quickstart
+
+    (tmp_path / "quickstart").mkdir()
+    code, out, _ = lite("verify", "quickstart")
+    assert code == 0 and "sound" in out and quickstart.GGUF.is_file()
+    (tmp_path / "quickstart").rmdir()
+    (tmp_path / "quickstart").write_text("mine")
+    code, _, err = lite("verify", "quickstart")
+    assert code == 2 and "quickstart" in err
