@@ -14,12 +14,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from lite.data.traces import Task, room, sample_replies
 from lite.errors import LiteError
 from lite.gguf.calibration import Calibration, summarise
 from lite.models import unsloth
+from lite.models.rollouts import Task, room, sample_replies
 from lite.run import Run
-from lite.runtime.files import Problem, read_records
+from lite.runtime.files import read_records
+from lite.schema import Problem
 from lite.tokens import RATIOS, encode_prompt
 
 NUM_PROBLEMS = 48

@@ -17,7 +17,7 @@ from typing import Any
 from export import calibrate, convert, llama_cpp_converter, verify
 from export.quantize import FLOATS, HEADER_BYTES, QUANTS, quantize, require_quant, require_space
 from lite.gguf.calibration import Calibration
-from lite.models import pretrained, unsloth
+from lite.models import pretrained
 from lite.run import Run
 from lite.runtime.files import atomic_write, write_json
 from lite.runtime.progress import console
@@ -105,7 +105,7 @@ def export(
 
 def local(model: str) -> Path:
     """The folder of a recipe's model; a hub name's is in the hub's cache once the model was trained."""
-    name = unsloth.resolve(model)
+    name = pretrained.resolve(model)
     if Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download

@@ -66,7 +66,7 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
 
 def run(run: Run) -> dict[str, Any]:
     """Merge the SFT and the CHRPO adapter into merge/sft and merge/policy."""
-    base = unsloth.resolve(run.recipe.model)
+    base = pretrained.resolve(run.recipe.model)
     with progress("merge", len(SOURCES), "models") as meter:
         for name, stage in SOURCES.items():
             out = run.path("merge", name)

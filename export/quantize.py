@@ -18,7 +18,7 @@ from pathlib import Path
 import llama_cpp
 
 from lite.errors import LiteError
-from lite.plan.machine import num_cores
+from lite.runtime.hardware import num_cores
 
 # llama.cpp's file type, and the most bytes a weight takes: k-quants fall back to at most Q8_0.
 QUANTS = {

@@ -8,29 +8,25 @@ it left in its folder if that was made under the same fingerprint.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib
 import importlib.util
 import json
 import shutil
-import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lite import config as recipes
 from lite.config import Recipe
 from lite.data import sources
 from lite.errors import LiteError, Unreachable
-from lite.remote.client import Endpoint, base_url, optional_key
+from lite.models.pretrained import model_content
+from lite.remote.client import Endpoint, optional_key
 from lite.runtime import distributed, hardware
 from lite.runtime.files import atomic_write, write_json
-from lite.runtime.progress import console
-from lite.runtime.provenance import model_content, sha256, sha256_unchanged, versions
+from lite.runtime.provenance import sha256, sha256_unchanged, versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +53,6 @@ STAGES = (
     Stage("evaluate", "lite.eval.evaluate", ("problems", "export")),
 )
 NAMES = tuple(stage.name for stage in STAGES)
-SHARED = ("sft", "chrpo")  # may run in several processes, under `accelerate launch`
-SERVED = ("traces", "annotate", "probe", "evaluate")  # may sample from an endpoint
 
 
 def stage(name: str) -> Stage:
@@ -195,7 +189,6 @@ class Run:
     def _finish_stage(self, this: Stage, fingerprint: str) -> None:
         """Do the work of a stage in its folder, then write its manifest."""
         folder = self.path(this.name)
-        expected = hardware.expected(this.name, self.recipe, self.folder, self.is_done)
         hardware.reset_peak_memory()
         started = time.monotonic()
         measured = importlib.import_module(this.module).run(self)
@@ -215,7 +208,6 @@ class Run:
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gb": round(hardware.peak_memory_gb(), 3),
                 "peak_gpu_memory_gb": round(hardware.peak_gpu_memory_gb(), 3),
-                "expected": expected,
                 "inputs": {read: self.fingerprint(read) for read in this.reads},
                 "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},
                 "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
@@ -225,86 +217,3 @@ class Run:
                 "recipe": dataclasses.asdict(self.recipe),
             },
         )
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run folder against a second run. The system lets go of it when the process ends, however it ends."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as handle:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, children do not inherit it
-            except (BlockingIOError, PermissionError):
-                raise LiteError(
-                    f"{folder}: another run is at work in it; wait for it, or give another --out"
-                ) from None
-        yield
-
-
-def _check_packages(recipe: Recipe) -> None:
-    """Raise LiteError where a trainer needs a package that is not here: now, not after hours."""
-    if recipe.chrpo.vllm and not importlib.util.find_spec("vllm"):
-        raise LiteError(
-            f"chrpo.vllm = {recipe.chrpo.vllm}: vllm is not installed; `uv pip install vllm` (CUDA only), or 0"
-        )
-    for name in ("sft", "chrpo"):
-        package = getattr(recipe, name).report_to
-        if package != "none" and not importlib.util.find_spec(package):
-            raise LiteError(
-                f"{name}.report_to = {package}: the package is not installed; `uv pip install {package}`, or none"
-            )
-
-
-def train(
-    recipe: Recipe, folder: Path, only: str | None = None, until: str | None = None, endpoint: str = ""
-) -> Run:
-    """Run the stages of a recipe that are not done: all, only one, or all up to one.
-
-    `endpoint` is the API of a server that serves what the stage `only` samples from.
-    """
-    for name in (only, until):
-        if name is not None:
-            stage(name)
-    _check_packages(recipe)
-    if endpoint and only not in SERVED:
-        raise LiteError(
-            f"--endpoint: a server serves one stage's model; add --stage with one of {', '.join(SERVED)}"
-        )
-    if distributed.num() > 1 and only not in SHARED:
-        raise LiteError(
-            f"{distributed.num()} processes share one stage; add --stage with one of {', '.join(SHARED)}, and run the"
-            " others without a launcher"
-        )
-    run = Run(recipe, folder, base_url(endpoint) if endpoint else "")
-    if not distributed.is_main():
-        distributed.wait()  # the main process has the folder to itself until it is ready
-        assert only is not None
-        if not run.is_done(only):
-            run.run_stage(only)
-        return run
-    with _alone_in(folder):
-        for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
-            torn.unlink()
-        with atomic_write(folder / "recipe.yaml") as handle:
-            handle.write(recipes.dump(recipe))
-        wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
-        for name in NAMES:
-            run.mend_stage(name)
-        distributed.wait()
-        for name in wanted:
-            place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
-            if run.is_done(name):
-                console.print(f"{place}: done before, skipped")
-                continue
-            console.print(f"{place} ...")
-            run.run_stage(name)
-            manifest = run.manifest(name)
-            assert manifest is not None
-            numbers = ", ".join(f"{key} {value}" for key, value in manifest["measured"].items())
-            console.print(
-                f"{place}: {manifest['seconds']:.0f} s, {manifest['peak_memory_gb']:.1f} GB, {numbers}"
-            )
-    return run

@@ -17,13 +17,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lite import config
-from lite import run as stages
+from lite import config, pipeline
 from lite.cli import recipes
 from lite.data.problems import load
 from lite.errors import LiteError
 from lite.eval import fidelity
-from lite.runtime.files import Problem, atomic_folder, read_records
+from lite.runtime.files import atomic_folder, read_records
+from lite.schema import Problem
 
 NAME = "smollm2-135m-laptop"
 REASONER, ENCODER = Path("models/smollm2-135m"), Path("models/minilm-l6")
@@ -67,7 +67,7 @@ def main(source: str | None) -> None:
     reasoner_folder(REASONER)
     changes = [*CHANGES, *([f"problems.source={json.dumps(source)}"] if source else [])]
     resolved = config.load(recipes.find(NAME), changes)
-    run = stages.train(resolved, Path("runs") / NAME)
+    run = pipeline.train(resolved, Path("runs") / NAME)
     print(run.path("evaluate", "report.md").read_text(encoding="utf-8"))
     seen = {problem.id for problem in read_records(run.path("problems", "train.jsonl"), Problem)}
     unseen = [problem for problem in load(resolved.problems.source[0].name) if problem.id not in seen][

@@ -10,8 +10,7 @@ GPU; see the recipe's header for what it should take.
 import sys
 from pathlib import Path
 
-from lite import config
-from lite import run as stages
+from lite import config, pipeline
 from lite.cli import recipes
 from lite.errors import LiteError
 
@@ -26,7 +25,7 @@ CHANGES = [  # any key of the recipe
 
 if __name__ == "__main__":
     try:
-        run = stages.train(config.load(recipes.find(NAME), CHANGES), Path("runs") / NAME)
+        run = pipeline.train(config.load(recipes.find(NAME), CHANGES), Path("runs") / NAME)
     except LiteError as fault:
         sys.exit(f"error: {fault}")
     print(run.path("evaluate", "report.md").read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ from lite import cli, config
 from lite.data import word_problems
 from lite.models import unsloth
 from lite.run import Run
-from lite.runtime.files import Trace
+from lite.schema import Trace
 
 
 @pytest.fixture

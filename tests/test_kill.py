@@ -19,18 +19,9 @@ import pytest
 from lite import config, tokens
 from lite.data import word_problems
 from lite.run import NAMES, Run
-from lite.runtime.files import (
-    Compressed,
-    Labels,
-    Problem,
-    Row,
-    TeacherRatio,
-    Trace,
-    read_records,
-    write_json,
-    write_records,
-)
+from lite.runtime.files import read_records, write_json, write_records
 from lite.runtime.provenance import sha256
+from lite.schema import Compressed, Labels, Problem, Row, TeacherRatio, Trace
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 

@@ -15,7 +15,8 @@ from kills import killed_before
 from lite import run as stages
 from lite.config import parse
 from lite.errors import LiteError, Unreachable
-from lite.run import Run, Stage, train
+from lite.pipeline import train
+from lite.run import Run, Stage
 from lite.runtime import provenance
 from lite.runtime.provenance import sha256
 

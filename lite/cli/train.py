@@ -33,12 +33,12 @@ def _train(
 ):
     """Load a recipe and run its stages."""
     from lite import config as recipe_file
-    from lite import run as stages
+    from lite import pipeline
     from lite.cli import recipes
 
     resolved = recipe_file.load(recipes.find(recipe), overrides or ())
     try:
-        return stages.train(resolved, out or Path("runs") / resolved.name, only, until, endpoint)
+        return pipeline.train(resolved, out or Path("runs") / resolved.name, only, until, endpoint)
     except KeyboardInterrupt:
         typer.echo("\ninterrupted; the same command goes on from here", err=True)
         raise
@@ -118,7 +118,7 @@ def compress(
 ) -> None:
     """Shorten any chains of thought. The stage of a run is `lite train RECIPE --stage compress`."""
     ratios = ratios_of(ratio)
-    from lite.compress.cut import shorten_file
+    from lite.compress.compress import shorten_file
     from lite.runtime.files import to_line, write_records
 
     if out is not None and (not out.name or out.is_dir()):
@@ -167,7 +167,8 @@ def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
 
     from lite.infer.engine import Engine
     from lite.infer.request import question
-    from lite.runtime.files import Problem, read_records
+    from lite.runtime.files import read_records
+    from lite.schema import Problem
 
     held_out = sorted(
         read_records(run.path("problems", "eval.jsonl"), Problem), key=lambda each: len(each.cot)

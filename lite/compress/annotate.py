@@ -35,8 +35,9 @@ from lite.compress.units import Unit, clauses, segment
 from lite.errors import LiteError
 from lite.models import unsloth
 from lite.run import Run
-from lite.runtime.files import Journal, Labels, Trace, read_records, write_records
+from lite.runtime.files import Journal, read_records, write_records
 from lite.runtime.progress import progress
+from lite.schema import Labels, Trace
 
 _MAX_GROUPS = 16  # of words of one trace in the first round; what is dear is split in the next ones
 _MAX_FORMULAS = 64

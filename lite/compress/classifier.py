@@ -24,8 +24,9 @@ from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.models import pretrained, unsloth
 from lite.run import Run
-from lite.runtime.files import Labels, atomic_folder, read_records
+from lite.runtime.files import atomic_folder, read_records
 from lite.runtime.progress import progress
+from lite.schema import Labels
 
 IGNORED = -100
 TINY = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}

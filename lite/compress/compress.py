@@ -9,7 +9,9 @@ ratios.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,15 +20,17 @@ from lite.compress.baselines import rule_scores, self_information
 from lite.compress.classifier import CompressorModel
 from lite.compress.select import join, random_scores, select, token_counts
 from lite.compress.units import clauses, segment
+from lite.config import Compress
 from lite.errors import LiteError
-from lite.models import unsloth
+from lite.models import pretrained, unsloth
 from lite.run import Run
-from lite.runtime.files import Compressed, Trace, read_records, write_records
+from lite.runtime.files import located_lines, parse_line, read_records, write_records
 from lite.runtime.progress import progress
+from lite.schema import Compressed, Trace
 
 ASKED = tuple(tenth / 10 for tenth in range(1, 10))
 _CORRECTIONS = 3
-_TRACES = 256  # worked on together
+_CHAINS = 256  # worked on together
 
 Encode = Callable[[Sequence[str]], list[list[tuple[int, int]]]]  # texts to the offsets of their tokens
 
@@ -100,6 +104,84 @@ def compress(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A line of the input; the first of the three texts that is there is compressed."""
+
+    id: Any = ""
+    question: Any = ""
+    think: Any = ""
+    cot: Any = ""
+    text: Any = ""
+
+
+def load(folder: Path | str) -> CompressorModel:
+    """The compressor in a folder that the stage `compressor` wrote, or in a run folder. Raises LiteError if none."""
+    folder = Path(folder)
+    in_run = folder / "compressor" / "model"
+    return CompressorModel.load(in_run if in_run.is_dir() else folder)
+
+
+def shorten(
+    compressor: CompressorModel,
+    cots: Sequence[str],
+    questions: Sequence[str] | None = None,
+    ratios: Sequence[float] = (0.2, 0.4, 0.6, 0.8),
+    *,
+    ids: Sequence[str] | None = None,
+    tokenizer: Any = None,
+    cohesion: float = Compress.cohesion,
+) -> Iterator[Compressed]:
+    """Each chain of thought at each ratio, in (0, 1]: for every chain one record per ratio, in the order given.
+
+    Lengths are counted in `tokenizer` (a fast Hugging Face one; give the target model's, default: the compressor's).
+    `ids` default to the chains' places; see `cohere` for `cohesion`. Raises LiteError for a ratio out of range.
+    """
+    for ratio in ratios:
+        if not 0 < ratio <= 1:
+            raise LiteError(f"ratio {ratio}: must lie in (0, 1]")
+    questions = [""] * len(cots) if questions is None else questions
+    ids = list(map(str, range(len(cots)))) if ids is None else ids
+    encode = encoder(tokenizer or compressor.tokenizer)
+    for start in range(0, len(cots), _CHAINS):
+        own = cots[start : start + _CHAINS]
+        found = compressor.score(questions[start : start + _CHAINS], own)
+        scores = [cohere(cot, units, cohesion) for cot, units in zip(own, found, strict=True)]
+        for id, row in zip(ids[start : start + _CHAINS], compress(own, scores, ratios, encode), strict=True):
+            for asked, (think, num_tokens, whole) in zip(ratios, row, strict=True):
+                yield Compressed(id, asked, round(num_tokens / max(whole, 1), 4), think, num_tokens)
+
+
+def shorten_file(
+    source: Path, folder: Path | str, ratios: Sequence[float], tokenizer: str | None = None
+) -> Iterator[Compressed]:
+    """The chains of a JSONL file at each ratio. `tokenizer`: a model's name or folder. Raises LiteError."""
+    ids, questions, cots = [], [], []
+    for number, (where, line) in enumerate(located_lines(source)):
+        chain = parse_line(Chain, line, where)
+        cot = chain.think or chain.cot or chain.text
+        if not isinstance(cot, str) or not cot.strip():
+            raise LiteError(f"{where}: no chain of thought; give it as text under think, cot or text")
+        question = "" if chain.question is None else chain.question
+        if not isinstance(question, str):
+            raise LiteError(f"{where}: question = {str(question)[:60]}: must be text")
+        id = str(number if chain.id in ("", None) else chain.id)
+        try:
+            f"{id}{question}{cot}".encode()
+        except UnicodeEncodeError:  # a lone surrogate
+            raise LiteError(f"{where}: has half a character; write the whole one, or none") from None
+        ids.append(id)
+        questions.append(question)
+        cots.append(cot)
+    if not cots:
+        raise LiteError(f"{source}: no chains of thought in it; write one JSON object per line")
+    counted = None
+    if tokenizer is not None:
+        counted = pretrained.load_tokenizer(pretrained.resolve(tokenizer), f"tokenizer {tokenizer!r}")
+    compressor = load(folder)
+    yield from shorten(compressor, cots, questions, ratios, ids=ids, tokenizer=counted)
+
+
 def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
     """What scores the units of traces by the recipe's method."""
     config, seed = run.recipe.compress, run.recipe.seed
@@ -136,8 +218,8 @@ def run(run: Run) -> dict[str, Any]:
     score = _scorer(run)
     records: list[Compressed] = []
     with progress("compress", len(traces), "traces") as meter:
-        for start in range(0, len(traces), _TRACES):
-            batch = traces[start : start + _TRACES]
+        for start in range(0, len(traces), _CHAINS):
+            batch = traces[start : start + _CHAINS]
             thinks = [trace.think for trace in batch]
             scores = score(batch)
             for trace, row in zip(batch, compress(thinks, scores, ASKED, encode), strict=True):

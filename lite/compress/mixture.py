@@ -19,7 +19,8 @@ from typing import Any
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.run import Run
-from lite.runtime.files import Compressed, Row, Trace, read_records, write_records
+from lite.runtime.files import read_records, write_records
+from lite.schema import Compressed, Row, Trace
 from lite.tokens import POLICY, RATIOS
 
 MOST_REPEATED_BIGRAMS = 0.6  # share of a text's word pairs that stood there before

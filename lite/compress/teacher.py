@@ -21,7 +21,8 @@ from typing import Any
 from lite.compress.units import Unit, segment
 from lite.config import Annotate
 from lite.remote.client import Endpoint, read_key
-from lite.runtime.files import Journal, Trace
+from lite.runtime.files import Journal
+from lite.schema import Trace
 
 TARGET_TOKENS, MOST_TOKENS = 512, 640  # of a chunk
 ROUNDS = 10  # the same question, each time at a temperature higher by

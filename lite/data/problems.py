@@ -24,8 +24,9 @@ from lite.data import sources, word_problems
 from lite.errors import LiteError
 from lite.grading import final_answer
 from lite.run import Run
-from lite.runtime.files import Problem, write_records
+from lite.runtime.files import write_records
 from lite.runtime.progress import console
+from lite.schema import Problem
 
 QUICKSTART, GYM = "quickstart", "gym:"
 COLUMNS = {  # what a problem's parts are called, the first that is there

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lite.runtime.files import Problem
+from lite.schema import Problem
 
 MAX_STEPS = 6
 NAMES = "Mia Tom Anna Ben Lena Paul Sara Max Nora Leo Ida Finn".split()

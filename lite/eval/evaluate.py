@@ -27,9 +27,10 @@ from lite.infer.engine import Engine
 from lite.infer.request import Answer, question
 from lite.remote.client import Endpoint, base_url, optional_key
 from lite.run import Run
-from lite.runtime.files import Problem, read_records, write_json, write_records
+from lite.runtime.files import read_records, write_json, write_records
 from lite.runtime.progress import progress
 from lite.runtime.provenance import sha256, versions
+from lite.schema import Problem
 from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
 FULL = MODES[-2]  # the mode that realised ratios are measured against

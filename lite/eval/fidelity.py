@@ -28,15 +28,16 @@ from lite import config
 from lite.compress.baselines import rule_scores, self_information
 from lite.compress.classifier import CompressorModel
 from lite.compress.compress import choose, cohere, encoder
-from lite.compress.cut import load as load_compressor
+from lite.compress.compress import load as load_compressor
 from lite.compress.logprobs import Scored, log_p
 from lite.compress.select import join, random_scores
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.eval.report import bootstrap_mean
-from lite.models import pretrained, unsloth
-from lite.runtime.files import Problem, atomic_write, write_json
+from lite.models import pretrained
+from lite.runtime.files import atomic_write, write_json
 from lite.runtime.progress import progress
+from lite.schema import Problem
 
 TRAINED, CONTROLS = "trained", ("random", "self-information", "rules")
 FULL, NONE = "whole", "nothing"  # the chain as it is, and none: what the measures can reach
@@ -118,7 +119,7 @@ class Judge:
         from transformers import AutoModelForCausalLM
 
         cuda = torch.cuda.is_available()
-        folder, what = unsloth.resolve(name), f"model {name!r}"
+        folder, what = pretrained.resolve(name), f"model {name!r}"
         tokenizer = pretrained.load_tokenizer(folder, what)
         dtype = "auto" if cuda else torch.float32
         model = pretrained.load_model(AutoModelForCausalLM, folder, what, dtype=dtype)

@@ -16,7 +16,7 @@ from lite.infer.prompt import Prompt, Prompts, check_settings
 from lite.infer.reply_parser import Phase, Reader, whole
 from lite.infer.request import Answer, Ask, Piece, Stop, Stream
 from lite.infer.scheduler import Job, Loop
-from lite.plan import machine
+from lite.runtime import hardware
 from lite.tokens import BASE, POLICY, parse_reply, strip_control
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
@@ -47,7 +47,7 @@ class Engine:
             raise LiteError(f"batch size {batch_size}: must lie in 1..{MAX_BATCH}")
         self.path = Path(path)
         self.batch_size, self.context_tokens = batch_size, context_tokens
-        self.num_threads = num_threads or machine.num_cores()
+        self.num_threads = num_threads or hardware.num_cores()
         release_openmp_threads()
         self.model = Model(self.path)
         self.trained_context = self.model.trained_context

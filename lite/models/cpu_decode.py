@@ -1,4 +1,4 @@
-"""Sampling a batch on a CPU with a model's own forward: what `lite.models.unsloth.generate` does there.
+"""Sampling a batch on a CPU with a model's own forward: what `lite.models.generate.generate` does there.
 
 Written because transformers' `generate` spent four fifths of its time copying the cache of a tiny model.
 """

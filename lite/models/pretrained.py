@@ -8,11 +8,50 @@ makes transformers raise becomes a LiteError of one line.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
+from lite.runtime.provenance import sha256_unchanged
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/\w(?:[\w.-]{0,94}\w)?", re.ASCII)
+QUICKSTART = Path(__file__).parents[1] / "quickstart" / "reasoner"
+MODEL_FILES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # weights, config, tokenizer
+
+
+def resolve(model: str) -> str:
+    """What to load for a recipe's `model`: the packaged tiny reasoner, a local folder, or a hub name."""
+    if model == "quickstart":
+        if not (QUICKSTART / "config.json").is_file():
+            raise LiteError(
+                f"model quickstart: {QUICKSTART} holds no model; make it with recipes/tiny_reasoner.py"
+            )
+        return str(QUICKSTART)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise LiteError(f"model {model}: the folder has no config.json; give a Hugging Face model folder")
+        return str(folder)
+    if not _HUB_NAME.fullmatch(model) or "--" in model or ".." in model or folder.exists():
+        raise LiteError(
+            f"model {model!r}: no such folder; give a folder, a hub name owner/name, or quickstart"
+        )
+    return model
+
+
+def model_content(model: str) -> str | dict[str, str]:
+    """What a recipe's model is: the digests of a local folder's files, so that another training is another model.
+
+    A hub name stands for itself.
+    """
+    folder = Path(resolve(model))
+    if not folder.is_dir():
+        return model
+    return {
+        path.name: sha256_unchanged(path) for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES
+    }
 
 
 @contextlib.contextmanager

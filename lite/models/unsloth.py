@@ -9,44 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import platform
-import re
 import sys
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
 from lite.models import pretrained
-from lite.models.cpu_decode import decode
+from lite.runtime.hardware import multiplies_bf16
 from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, without_opened_think
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/\w(?:[\w.-]{0,94}\w)?", re.ASCII)
-QUICKSTART = Path(__file__).parents[1] / "quickstart" / "reasoner"
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _NOWHERE = open(os.devnull, "w")  # a real file, as vLLM wants; it stays open for who took it for stdout
-
-
-def resolve(model: str) -> str:
-    """What to load for a recipe's `model`: the packaged tiny reasoner, a local folder, or a hub name."""
-    if model == "quickstart":
-        if not (QUICKSTART / "config.json").is_file():
-            raise LiteError(
-                f"model quickstart: {QUICKSTART} holds no model; make it with recipes/tiny_reasoner.py"
-            )
-        return str(QUICKSTART)
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise LiteError(f"model {model}: the folder has no config.json; give a Hugging Face model folder")
-        return str(folder)
-    if not _HUB_NAME.fullmatch(model) or "--" in model or ".." in model or folder.exists():
-        raise LiteError(
-            f"model {model!r}: no such folder; give a folder, a hub name owner/name, or quickstart"
-        )
-    return model
 
 
 @contextlib.contextmanager
@@ -81,23 +56,6 @@ def prepare() -> None:
         ) from None
 
 
-def multiplies_bf16() -> bool:
-    """Whether models are loaded in bf16 on a CPU: where it has units for matrices of it; else in float32.
-
-    Unsloth by itself takes AVX512-BF16 for enough, where torch's products are slower in bf16 than in float32
-    (docs/log.md). Where there is no /proc/cpuinfo it is float32, too.
-    """
-    override = os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower()
-    if override in ("0", "false", "no", "off", "1", "true", "yes", "on"):
-        return override in ("1", "true", "yes", "on")
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore").lower().split())
-    except OSError:
-        return False
-    arm = platform.machine().lower() in ("aarch64", "arm64")
-    return bool(flags & ({"bf16"} if arm else {"amx_bf16"}))
-
-
 def unpatch(model_types: tuple[str, ...]) -> None:
     """Give transformers its own model classes back, for a plain model in float32 on the CPU.
 
@@ -116,7 +74,7 @@ def load_tokenizer(model: str):
     prepare()
     from transformers import AddedToken
 
-    tokenizer = pretrained.load_tokenizer(resolve(model), f"model {model!r}: tokenizer")
+    tokenizer = pretrained.load_tokenizer(pretrained.resolve(model), f"model {model!r}: tokenizer")
     tokenizer.add_tokens(
         [AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS], special_tokens=True
     )
@@ -140,7 +98,7 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: 
     import torch
     from unsloth import FastLanguageModel
 
-    name, what = resolve(model), f"model {model!r}"
+    name, what = pretrained.resolve(model), f"model {model!r}"
     pretrained.check_weights(name, what)
     # Asked for more than the model was trained on, Unsloth on CUDA stretches its RoPE: another model.
     config = pretrained.load_config(name, what)
@@ -324,115 +282,3 @@ def last_logits(model, ids, mask):
     """Logits (B, V) after the last token of left-padded `ids` (B, T), with their gradient."""
     os.environ["UNSLOTH_RETURN_HIDDEN_STATES"] = "0"  # GRPO on CUDA asks for hidden states instead
     return model(input_ids=ids, attention_mask=mask, logits_to_keep=1).logits[:, -1]
-
-
-def stop_ids(model, tokenizer) -> list[int]:
-    """Ids that end a reply: the tokenizer's EOS and those of the model's generation config."""
-    config = getattr(model, "generation_config", None)
-    also = getattr(config, "eos_token_id", None)
-    also = [] if also is None else [also] if isinstance(also, int) else list(also)
-    return sorted({tokenizer.eos_token_id, *also})
-
-
-def count_tokens(tokenizer, text: str) -> int:
-    """Length of a model's own text in its tokens; a control token in it counts as one."""
-    return len(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _sample_vllm(
-    model,
-    prompts: list[list[int]],
-    stops: list[int],
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-) -> list[list[int]]:
-    """One reply per prompt from the vLLM that shares the model's weights, with the adapter as it is now.
-
-    Call in inference mode. Unsloth hands LoRA over. The trained rows go into the shared table, where training does not
-    read them: PEFT puts its own in their place.
-    """
-    from peft.tuners.trainable_tokens import TrainableTokensLayer
-    from vllm import SamplingParams
-
-    for layer in model.modules():
-        if isinstance(layer, TrainableTokensLayer):
-            weight = layer.get_base_layer().weight  # (V, d)
-            for name, rows in layer.trainable_tokens_delta.items():
-                weight[layer.token_indices[name]] = rows.to(weight)
-    params = [
-        SamplingParams(
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed * 65_537 + place,  # one for all would give a group one reply
-            stop_token_ids=stops,
-            detokenize=False,
-        )
-        for place in range(len(prompts))
-    ]
-    with tempfile.TemporaryDirectory() as folder:  # for the adapter's settings; its tensors go directly
-        outputs = model.fast_generate(
-            [{"prompt_token_ids": prompt} for prompt in prompts],
-            sampling_params=params,
-            use_tqdm=False,
-            lora_request=model.load_lora(folder, load_tensors=True),
-        )
-    return [list(output.outputs[0].token_ids) for output in outputs]
-
-
-def generate(
-    model,
-    tokenizer,
-    prompts: list[list[int]],
-    *,
-    max_tokens: int,
-    temperature: float,
-    top_p: float,
-    seed: int,
-    batch_size: int,
-    advance: Callable[[int], object] | None = None,
-) -> list[list[int]]:
-    """Sample one reply per prompt (greedy at temperature 0); new ids only, without the EOS.
-
-    Prompts of similar length share a batch, padded on the left. `advance` is told how many are finished.
-    A reply of `max_tokens` ids was cut; a shorter one ended by itself.
-    """
-    import torch
-
-    stops = stop_ids(model, tokenizer)
-    pad = tokenizer.pad_token_id
-    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
-    torch.manual_seed(seed)
-    replies: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        batch = [prompts[index] for index in chosen]
-        width = len(batch[0])
-        with torch.inference_mode():
-            if model.device.type == "cpu":  # two to three times as fast there as `generate`
-                outputs = decode(model, batch, pad, stops, max_tokens, temperature, top_p).tolist()
-            elif hasattr(model, "vllm_engine"):
-                outputs = _sample_vllm(model, batch, stops, max_tokens, temperature, top_p, seed + start)
-            else:
-                ids = [[pad] * (width - len(prompt)) + prompt for prompt in batch]
-                mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
-                outputs = model.generate(
-                    input_ids=torch.tensor(ids, device=model.device),  # (B, width)
-                    attention_mask=torch.tensor(mask, device=model.device),
-                    max_new_tokens=max_tokens,
-                    eos_token_id=stops,
-                    pad_token_id=pad,
-                    use_cache=True,
-                    **sampling,
-                )[:, width:].tolist()
-        for index, reply in zip(chosen, outputs, strict=True):
-            end = next((place for place, token in enumerate(reply) if token in stops), len(reply))
-            replies[index] = reply[:end]
-        if advance is not None:
-            advance(len(chosen))
-    return replies

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lite.plan.machine import num_cores
+from lite.runtime.hardware import num_cores
 from lite.runtime.provenance import versions
 
 PROBE = (

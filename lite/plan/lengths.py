@@ -12,7 +12,8 @@ from lite import tokens
 from lite.config import Recipe
 from lite.plan.estimate import Lengths
 from lite.plan.model_shape import PlainTokenizer
-from lite.runtime.files import Problem, Row, read_records
+from lite.runtime.files import read_records
+from lite.schema import Problem, Row
 
 SAMPLE = 200  # texts whose tokens are counted for a mean, and as many of the longest
 CHARACTERS = 3.0  # a token, where there is no tokenizer: mathematics takes more tokens than prose

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass, replace
 
-from lite.models import unsloth
+from lite.runtime.hardware import multiplies_bf16, num_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +32,9 @@ class Machine:
         return 2 if self.bf16 else 4
 
 
-def num_cores() -> int:
-    """Cores that this process may run on: more threads than these would wait for each other."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _cpu() -> Machine:
     """This machine's processor; speeds as measured on two cores with AMX, in float32 on what is more common."""
-    cores, bf16 = num_cores(), unsloth.multiplies_bf16()
+    cores, bf16 = num_cores(), multiplies_bf16()
     return Machine("cpu", 0, (4e11 if bf16 else 5e10) * cores, 5e9 * cores, 2e-4 / cores, 4e-9 / cores, bf16)
 
 

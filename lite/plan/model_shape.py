@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
-from lite.models import unsloth
+from lite.models import pretrained
 from lite.tokens import CONTROL_TOKENS, without_opened_think
 
 
@@ -74,7 +74,7 @@ class Shape:
 
 def _in_cache(model: str, name: str) -> Path | None:
     """A file of a local folder, or of a hub name's newest copy in the cache; None where it is not there."""
-    where = unsloth.resolve(model)
+    where = pretrained.resolve(model)
     if Path(where).is_dir():
         path = Path(where) / name
         return path if path.is_file() else None
@@ -95,7 +95,7 @@ def fetch(model: str, name: str, online: bool) -> str | None:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise LiteError(f"{path}: not UTF-8 text; get the model's file again") from None
-    if Path(unsloth.resolve(model)).is_dir():
+    if Path(pretrained.resolve(model)).is_dir():
         return None
     if not online and _in_cache(model, "config.json"):
         return None  # the model is here, without this file

@@ -26,7 +26,8 @@ from lite.plan.estimate import Estimate, Lengths
 from lite.plan.machine import CARDS, Machine, this_machine
 from lite.plan.model_shape import PlainTokenizer, Shape, read_encoder, read_shape
 from lite.run import NAMES, Run
-from lite.runtime.files import Problem, Row, read_records
+from lite.runtime.files import read_records
+from lite.schema import Problem, Row
 from lite.train.sft import IGNORED, encode_row
 
 NUM_PROBLEMS = 200  # drawn to look at, where a run has none yet

@@ -1,4 +1,4 @@
-"""Replies sampled by a server, token-exact: what `lite.models.unsloth.generate` is for a model that is loaded here.
+"""Replies sampled by a server, token-exact: what `lite.models.generate.generate` is for a model that is loaded here.
 
 Prompts go out as token ids and replies come back as token ids, so that no server renders or splits a text anew.
 vLLM (and what speaks like it) takes ids as `prompt` at /v1/completions and gives `token_ids` for

@@ -1,35 +1,14 @@
-"""What a stage costs, for its manifest: expected before it by lite/plan/estimate.py, and the peak memory of its run."""
+"""What the machine can do, and what a stage took of its memory."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
+import os
+import platform
 import sys
-from collections.abc import Callable
 from pathlib import Path
-
-from lite.config import Recipe
-from lite.errors import LiteError
-from lite.plan import estimate, lengths
-from lite.plan.machine import this_machine
-from lite.plan.model_shape import PlainTokenizer, read_encoder, read_shape
-
-
-def expected(
-    name: str, recipe: Recipe, folder: Path, is_done: Callable[[str], bool]
-) -> dict[str, float] | None:
-    """What a stage should take by lite/plan/estimate.py; None where the model's small files are not here.
-
-    `is_done` says of which stages the folder holds what this recipe makes.
-    """
-    with contextlib.suppress(LiteError, ImportError):
-        shape, tokenizer = read_shape(recipe.model), PlainTokenizer(recipe.model)
-        known = lengths.of_run(recipe, folder, tokenizer, is_done) or lengths.at_most(recipe)
-        encoder = read_encoder(recipe.compressor.encoder)
-        planner = estimate.Planner(recipe, shape, known, this_machine(), encoder)
-        return planner.all()[name].shown()
-    return None
 
 
 def _cuda():
@@ -69,3 +48,25 @@ def peak_gpu_memory_gb() -> float:
     """Peak of what torch took of the GPU since the last reset, in GB; 0 without one."""
     cuda = _cuda()
     return cuda.max_memory_reserved() / 1e9 if cuda else 0.0
+
+
+def num_cores() -> int:
+    """Cores that this process may run on: more threads than these would wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def multiplies_bf16() -> bool:
+    """Whether models are loaded in bf16 on a CPU: where it has units for matrices of it; else in float32.
+
+    Unsloth by itself takes AVX512-BF16 for enough, where torch's products are slower in bf16 than in float32
+    (docs/log.md). Where there is no /proc/cpuinfo it is float32, too.
+    """
+    override = os.environ.get("UNSLOTH_CPU_BF16", "").strip().lower()
+    if override in ("0", "false", "no", "off", "1", "true", "yes", "on"):
+        return override in ("1", "true", "yes", "on")
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="ignore").lower().split())
+    except OSError:
+        return False
+    arm = platform.machine().lower() in ("aarch64", "arm64")
+    return bool(flags & ({"bf16"} if arm else {"amx_bf16"}))

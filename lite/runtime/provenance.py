@@ -9,8 +9,6 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
-from lite.models import unsloth
-
 PACKAGES = (
     "unsloth",
     "torch",
@@ -42,9 +40,6 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-MODEL_FILES = (".json", ".jinja", ".model", ".safetensors", ".txt")  # weights, config, tokenizer
-
-
 @functools.cache
 def _sha256_of_state(path: Path, num_bytes: int, mtime_ns: int) -> str:
     return sha256(path)
@@ -54,16 +49,3 @@ def sha256_unchanged(path: Path) -> str:
     """`sha256`, once in a process for a file that does not change."""
     state = path.stat()
     return _sha256_of_state(path, state.st_size, state.st_mtime_ns)
-
-
-def model_content(model: str) -> str | dict[str, str]:
-    """What a recipe's model is: the digests of a local folder's files, so that another training is another model.
-
-    A hub name stands for itself.
-    """
-    folder = Path(unsloth.resolve(model))
-    if not folder.is_dir():
-        return model
-    return {
-        path.name: sha256_unchanged(path) for path in sorted(folder.iterdir()) if path.suffix in MODEL_FILES
-    }

@@ -23,10 +23,11 @@ from typing import Any
 from lite import grading, tokens
 from lite.config import Chrpo
 from lite.errors import LiteError
-from lite.models import unsloth
+from lite.models import generate, unsloth
 from lite.run import Run
 from lite.runtime import distributed
-from lite.runtime.files import Journal, TeacherRatio, read_records, write_records
+from lite.runtime.files import Journal, read_records, write_records
+from lite.schema import TeacherRatio
 from lite.train import checkpoints, rewards
 
 FULL = tokens.RATIOS[-1]
@@ -66,7 +67,7 @@ def judge(
     A think block that is closed and never opened counts as none: whoever streams the reply takes it for an answer.
     """
     reply = tokens.parse_reply(text)
-    num_tokens = unsloth.count_tokens(tokenizer, reply.think) if reply.opened else 0
+    num_tokens = generate.count_tokens(tokenizer, reply.think) if reply.opened else 0
     asked = None if mode == tokens.POLICY else float(mode)
     target = reply.ratio if asked is None else asked
     whole = teacher.full_tokens if target == FULL else drift * teacher.full_tokens
@@ -170,7 +171,7 @@ class Environment:
         config = self.config
         prompt_ids = [self.prompts[id] for id in prompts]
         with unsloth.for_rollouts(trainer.model) as model:
-            replies = unsloth.generate(
+            replies = generate.generate(
                 model,
                 self.tokenizer,
                 prompt_ids,

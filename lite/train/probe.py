@@ -12,11 +12,12 @@ import dataclasses
 from collections import defaultdict
 from typing import Any
 
-from lite.data.traces import Sample, Task, room, sample_replies
 from lite.errors import LiteError
 from lite.models import unsloth
+from lite.models.rollouts import Sample, Task, room, sample_replies
 from lite.run import Run
-from lite.runtime.files import Problem, TeacherRatio, read_records, write_records
+from lite.runtime.files import read_records, write_records
+from lite.schema import Problem, TeacherRatio
 from lite.tokens import RATIOS, encode_prompt
 
 

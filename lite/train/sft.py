@@ -22,7 +22,8 @@ from lite.models import unsloth
 from lite.plan.estimate import PAD
 from lite.run import Run
 from lite.runtime import distributed
-from lite.runtime.files import Row, atomic_write, read_records
+from lite.runtime.files import atomic_write, read_records
+from lite.schema import Row
 from lite.train import checkpoints
 
 IGNORED = -100  # label of a token without a loss

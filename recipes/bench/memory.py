@@ -3,8 +3,8 @@
     python recipes/bench/memory.py                                                            # the tiny reasoner
     python recipes/bench/memory.py --model FOLDER --source gym:gsm_symbolic --batch-size 4 --accumulation 4 --steps 5
 
-The stage runs for real, in a run folder that holds nothing but a mixture (see recipes/bench/sft.py), and the
-expectation is the one that its manifest would hold. A bar of 25 % is asked of the difference.
+The stage runs for real, in a run folder that holds nothing but a mixture (see recipes/bench/sft.py). A bar of 25 %
+is asked of the difference.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from sft import make_rows
 
 from lite.config import Recipe, Sft
 from lite.models import unsloth
+from lite.plan import lengths
+from lite.plan.estimate import Planner
+from lite.plan.machine import this_machine
+from lite.plan.model_shape import PlainTokenizer, read_shape
 from lite.run import Run
 from lite.runtime import hardware
 from lite.runtime.files import write_records
@@ -46,7 +50,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Recipe(model=options.model, sft=config), Path(folder))
         write_records(run.path("mixture", "rows.jsonl"), rows)
-        expected = hardware.expected("sft", run.recipe, run.folder, lambda stage: stage == "mixture")
+        known = lengths.of_run(
+            run.recipe, run.folder, PlainTokenizer(options.model), lambda stage: stage == "mixture"
+        )
+        planner = Planner(run.recipe, read_shape(options.model), known, this_machine(), None)
+        expected = planner.all()["sft"].shown()
         hardware.reset_peak_memory()
         told = sft.run(run)
         measured = hardware.peak_memory_gb()

@@ -27,9 +27,9 @@ import time
 
 from lite import tokens
 from lite.config import Sft
-from lite.models import unsloth
-from lite.runtime.files import Row
+from lite.models import pretrained, unsloth
 from lite.runtime.hardware import peak_memory_gb
+from lite.schema import Row
 from lite.train import sft
 
 SIDES = ("plain", "ordered", "lite")
@@ -74,7 +74,7 @@ def plain(rows: list[Row], model: str, config: Sft, seed: int, folder: str, in_o
     dtype = ours.get_input_embeddings().weight.dtype
     start = {name: param.detach().clone() for name, param in ours.named_parameters()}
     del ours
-    base = AutoModelForCausalLM.from_pretrained(unsloth.resolve(model), dtype=dtype)
+    base = AutoModelForCausalLM.from_pretrained(pretrained.resolve(model), dtype=dtype)
     if len(tokenizer) > base.get_input_embeddings().weight.shape[0]:
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     peft_model = get_peft_model(

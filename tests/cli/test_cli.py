@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tiny_gguf import write_tiny_gguf
 
-from lite import cli, run
+from lite import cli, pipeline, run
 from lite.cli import train as training
 from lite.cli.options import mode_of, ratios_of
 from lite.errors import printable
@@ -30,7 +30,7 @@ VERBS = (
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     """Tests may share their cores with others; llama.cpp's threads wait for each other at every step."""
-    monkeypatch.setattr("lite.plan.machine.num_cores", lambda: 1)
+    monkeypatch.setattr("lite.runtime.hardware.num_cores", lambda: 1)
 
 
 def test_the_stage_verbs_are_the_stages():
@@ -315,7 +315,7 @@ def trained(monkeypatch):
     def train(recipe, folder, only=None, until=None, endpoint=""):
         calls.append((recipe, str(folder), only, until))
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(pipeline, "train", train)
     return calls
 
 
@@ -366,7 +366,7 @@ def test_faults_of_the_machine(lite, monkeypatch, fault, code, expected):
     def train(*_):
         raise fault
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(pipeline, "train", train)
     got, _, err = lite("train", "quickstart")
     assert got == code
     assert err.strip().startswith(expected) and len(err.strip().splitlines()) == 1
@@ -376,7 +376,7 @@ def test_our_own_faults_keep_their_traceback(monkeypatch, tmp_path):
     def train(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(run, "train", train)
+    monkeypatch.setattr(pipeline, "train", train)
     with pytest.raises(ZeroDivisionError):
         cli.main(["train", "quickstart", "--out", str(tmp_path)])
 

@@ -6,7 +6,7 @@ import pytest
 from lite.compress.annotate import Likelihood, Rules, merge, to_labels
 from lite.compress.units import clauses, segment
 from lite.config import Annotate
-from lite.runtime.files import Trace
+from lite.schema import Trace
 
 CONFIG = Annotate(max_drop=0.1, num_rounds=4, batch_tokens=600)
 

@@ -12,7 +12,8 @@ from lite.config import Compressor
 from lite.data import word_problems
 from lite.errors import LiteError
 from lite.run import Run
-from lite.runtime.files import Compressed, Labels, Row, Trace, read_records, write_records
+from lite.runtime.files import read_records, write_records
+from lite.schema import Compressed, Labels, Row, Trace
 
 CONFIG = Compressor(encoder="tiny", epochs=6, batch_size=4, learning_rate=3e-3, max_tokens=512, held_out=0.2)
 

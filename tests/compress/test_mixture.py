@@ -15,7 +15,7 @@ from lite.compress.mixture import (
     quintile_ratios,
 )
 from lite.data import word_problems
-from lite.runtime.files import Compressed, Trace
+from lite.schema import Compressed, Trace
 
 
 @pytest.mark.parametrize(

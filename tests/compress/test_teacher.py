@@ -16,7 +16,8 @@ from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.remote import client
 from lite.run import Run
-from lite.runtime.files import Labels, Trace, read_records, write_records
+from lite.runtime.files import read_records, write_records
+from lite.schema import Labels, Trace
 
 THINK = "First, he has 12 apples. Then he buys 5 more, so 12 + 5 = 17 in all. Well, that was easy enough."
 

@@ -13,7 +13,8 @@ from lite.data import problems
 from lite.data.problems import load, pool, split, titles
 from lite.errors import LiteError
 from lite.run import Run
-from lite.runtime.files import Problem, read_records
+from lite.runtime.files import read_records
+from lite.schema import Problem
 
 
 @pytest.fixture

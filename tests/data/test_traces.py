@@ -9,8 +9,10 @@ from loopback import Act, serve
 
 from lite.data import traces
 from lite.errors import LiteError
-from lite.models import unsloth
-from lite.runtime.files import Problem, Trace, read_records, write_records
+from lite.models import generate as generate_module
+from lite.models import rollouts, unsloth
+from lite.runtime.files import read_records, write_records
+from lite.schema import Problem, Trace
 from lite.tokens import encode_prompt
 
 REPLIES = {
@@ -35,7 +37,7 @@ def test_only_correct_and_closed_ones_go_on_and_a_cut_run_resumes(make_run, monk
         return [tokenizer.encode(REPLIES[names[0]], add_special_tokens=False)]
 
     interrupted: list[bool] = []
-    monkeypatch.setattr(unsloth, "generate", generate)
+    monkeypatch.setattr(generate_module, "generate", generate)
     with pytest.raises(KeyboardInterrupt):
         traces.run(run)
     assert traces.run(run) == {"sampled": 3, "correct": 0.3333, "traces": 1, "think_tokens": 9.0}
@@ -90,7 +92,7 @@ def test_a_base_without_a_think_span_learns_it_from_its_own_replies():
     problem = Problem("p", "1 + 1?", "2")
 
     def sample(think, visible, closed, correct=True):
-        return traces.Sample("p/0", correct, closed, 3, think, visible)
+        return rollouts.Sample("p/0", correct, closed, 3, think, visible)
 
     plain = traces.sampled_trace(sample("", "1 + 1 = 2, so \\boxed{2}", False), problem, ())
     assert plain == Trace("p/0", "1 + 1?", "2", "1 + 1 = 2, so \\boxed{2}", "The answer is \\boxed{2}.")

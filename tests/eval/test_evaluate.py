@@ -13,8 +13,9 @@ from lite.eval import evaluate as module
 from lite.eval.evaluate import Settings, evaluate, grade, measure
 from lite.infer.request import Answer
 from lite.run import Run
-from lite.runtime.files import Problem, write_records
+from lite.runtime.files import write_records
 from lite.runtime.provenance import sha256
+from lite.schema import Problem
 from lite.tokens import MODES, parse_reply
 
 PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(7)]
@@ -23,7 +24,7 @@ PROBLEMS = [Problem(f"p{i}", f"What is {i} + {i}?", str(2 * i)) for i in range(7
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch):
     """Tests may share their cores with others; llama.cpp's threads wait for each other at every step."""
-    monkeypatch.setattr("lite.plan.machine.num_cores", lambda: 1)
+    monkeypatch.setattr("lite.runtime.hardware.num_cores", lambda: 1)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from lite.compress.classifier import CompressorModel
 from lite.errors import LiteError
 from lite.eval import fidelity
 from lite.eval.fidelity import Equation, Judge, Judged, equations, measure, num_cut
-from lite.runtime.files import Problem
+from lite.schema import Problem
 
 COT = "She sold 48/2 = 24 clips in May. Altogether 48 + 24 = 72 clips."
 

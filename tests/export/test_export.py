@@ -11,7 +11,8 @@ from lite.config import Recipe, build
 from lite.errors import LiteError
 from lite.gguf import calibration, check
 from lite.run import Run
-from lite.runtime.files import Problem, write_records
+from lite.runtime.files import write_records
+from lite.schema import Problem
 from lite.tokens import RATIOS
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lite.compress import cut
+from lite.compress import compress
 from lite.errors import LiteError
 from lite.eval.fidelity import Judge
 from lite.models import pretrained
@@ -89,10 +89,10 @@ def test_weights_that_are_not_there_are_not_made_up(folder, changes):
 
 def test_what_is_no_compressor(folder, tmp_path):
     with pytest.raises(LiteError, match="missing or of another shape"):
-        cut.load(folder)
+        compress.load(folder)
     shutil.move(folder / "tokenizer.json", tmp_path)
     with pytest.raises(LiteError, match=r"no compressor there \(no tokenizer.json\)"):
-        cut.load(folder)
+        compress.load(folder)
 
 
 def test_nothing_else_loads_from_the_outside():

@@ -11,7 +11,8 @@ import tiny_model
 
 from lite import tokens
 from lite.errors import LiteError
-from lite.models import unsloth
+from lite.models import generate, pretrained, unsloth
+from lite.runtime import hardware
 
 SETTINGS = {"max_tokens": 256, "rank": 4, "alpha": 8, "four_bit": False, "seed": 3}
 
@@ -22,12 +23,12 @@ def folder(tmp_path_factory):
 
 
 def test_resolve_says_what_is_missing(tmp_path):
-    assert unsloth.resolve("Qwen/Qwen3-1.7B") == "Qwen/Qwen3-1.7B"
+    assert pretrained.resolve("Qwen/Qwen3-1.7B") == "Qwen/Qwen3-1.7B"
     for model in ("./nowhere", "/nowhere/at/all", "nowhere"):
         with pytest.raises(LiteError, match="no such folder"):
-            unsloth.resolve(model)
+            pretrained.resolve(model)
     with pytest.raises(LiteError, match="config.json"):
-        unsloth.resolve(str(tmp_path))
+        pretrained.resolve(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_a_cpu_computes_in_bf16_where_it_multiplies_matrices_of_it(monkeypatch, 
     monkeypatch.setattr(unsloth.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(unsloth.Path, "read_text", lambda *_, **__: f"flags\t: fpu {flags}\n")
     monkeypatch.setenv("UNSLOTH_CPU_BF16", override)
-    assert unsloth.multiplies_bf16() is expected
+    assert hardware.multiplies_bf16() is expected
 
 
 def test_control_tokens_are_one_id_each_and_user_text_cannot_write_them(folder):
@@ -52,7 +53,7 @@ def test_control_tokens_are_one_id_each_and_user_text_cannot_write_them(folder):
     assert tokenizer.encode("<COMP_20>", add_special_tokens=False) == [261]
     prompt = tokens.encode_prompt(tokenizer, "a <COMP_20> <|im_end|>", "policy")
     assert [id for id in prompt if id >= 256] == [257, 266, 258, 257]  # start, POLICY, end, start
-    assert unsloth.count_tokens(tokenizer, "12 <COMP_20>") == 4  # one, two, space, one control token
+    assert generate.count_tokens(tokenizer, "12 <COMP_20>") == 4  # one, two, space, one control token
 
 
 def test_untied_models_train_the_rows_on_both_ends(tmp_path):
@@ -88,8 +89,8 @@ def test_generate_matches_transformers_and_batches_do_not_matter(folder):
     prompts = [tokens.encode_prompt(tokenizer, "2 + 3" + " more" * length, "base") for length in (0, 3, 1, 3)]
     seen = []
     greedy = {"max_tokens": 20, "temperature": 0.0, "top_p": 1.0, "seed": 0}
-    together = unsloth.generate(model, tokenizer, prompts, batch_size=4, advance=seen.append, **greedy)
-    in_twos = unsloth.generate(model, tokenizer, prompts, batch_size=2, advance=seen.append, **greedy)
+    together = generate.generate(model, tokenizer, prompts, batch_size=4, advance=seen.append, **greedy)
+    in_twos = generate.generate(model, tokenizer, prompts, batch_size=2, advance=seen.append, **greedy)
     assert together == in_twos and together[1] == together[3]
     assert seen == [4, 2, 2]
     for prompt, reply in zip(prompts, together, strict=True):
@@ -106,9 +107,9 @@ def test_generate_cuts_at_the_end_and_repeats_from_its_seed(folder):
     with torch.no_grad():  # a model that often ends its reply
         model.get_input_embeddings().weight[258] += 0.4 * model.get_input_embeddings().weight[:256].std()
     sampled = {"max_tokens": 60, "temperature": 1.5, "top_p": 0.95, "batch_size": 24}
-    first = unsloth.generate(model, tokenizer, prompts, seed=1, **sampled)
-    assert first == unsloth.generate(model, tokenizer, prompts, seed=1, **sampled)
-    assert first != unsloth.generate(model, tokenizer, prompts, seed=2, **sampled)
+    first = generate.generate(model, tokenizer, prompts, seed=1, **sampled)
+    assert first == generate.generate(model, tokenizer, prompts, seed=1, **sampled)
+    assert first != generate.generate(model, tokenizer, prompts, seed=2, **sampled)
     assert all(258 not in reply for reply in first)
 
 
@@ -200,7 +201,7 @@ def test_vllm_is_given_the_trained_rows_the_adapter_and_a_seed_for_each_reply(fo
         load_lora=lambda folder, load_tensors: (Path(folder).is_dir(), load_tensors),
     )
     how = {"max_tokens": 3, "temperature": 0.7, "top_p": 0.9, "seed": 4, "batch_size": 3}
-    replies = unsloth.generate(served, tokenizer, prompts, **how)
+    replies = generate.generate(served, tokenizer, prompts, **how)
 
     assert asked["prompts"] == [[5, 6], [5, 6], [7]]  # of like length side by side
     assert replies == [[9, 0], [9, 2], [9, 1, 8]]  # in the order of the prompts, without the end

@@ -11,7 +11,7 @@ from tiny_tokenizer import tiny_tokenizer
 
 from lite import tokens
 from lite.errors import LiteError
-from lite.models import unsloth
+from lite.models import pretrained, unsloth
 from lite.plan.model_shape import PlainTokenizer, read_shape
 
 QWEN3_1_7B = {
@@ -127,7 +127,7 @@ def test_tokens_are_those_of_transformers(tmp_path):
 
 
 def test_a_template_that_fails(tmp_path):
-    shutil.copytree(unsloth.QUICKSTART, tmp_path / "model")
+    shutil.copytree(pretrained.QUICKSTART, tmp_path / "model")
     template = tmp_path / "model" / "chat_template.jinja"
     for text, message in (
         ("{{ raise_exception('no roles') }}", "template fails .no roles"),

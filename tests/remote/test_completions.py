@@ -17,7 +17,8 @@ from lite.infer.request import question
 from lite.remote import client
 from lite.remote.client import Endpoint
 from lite.remote.completions import Completion, Sampling, complete, complete_texts, read
-from lite.runtime.files import Problem, read_records
+from lite.runtime.files import read_records
+from lite.schema import Problem
 from lite.tokens import MODES
 
 GREEDY = Sampling(max_tokens=40, temperature=0.0, top_p=1.0)
@@ -111,7 +112,7 @@ def timeless(folder, mode):
 
 
 def test_lite_eval_gives_the_same_report_through_a_server(url, path, tmp_path, monkeypatch):
-    monkeypatch.setattr("lite.plan.machine.num_cores", lambda: 1)
+    monkeypatch.setattr("lite.runtime.hardware.num_cores", lambda: 1)
     here = evaluate(path, PROBLEMS, ["0.2", "policy"], tmp_path / "here", max_tokens=40)
     there = evaluate(path, PROBLEMS, ["0.2", "policy"], tmp_path / "there", max_tokens=40, endpoint=url)
     for mode in ("0.2", "1.0", "policy"):

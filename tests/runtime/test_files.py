@@ -9,16 +9,8 @@ import pytest
 from kills import killed_before
 
 from lite.errors import LiteError
-from lite.runtime.files import (
-    Journal,
-    Labels,
-    Problem,
-    atomic_folder,
-    atomic_write,
-    read_records,
-    write_json,
-    write_records,
-)
+from lite.runtime.files import Journal, atomic_folder, atomic_write, read_records, write_json, write_records
+from lite.schema import Labels, Problem
 
 PROBLEMS = [Problem("a", "1+1?", "2"), Problem("b", "π·2?", "6,28", "Zwei\nZeilen")]
 

@@ -11,8 +11,10 @@ import tiny_model
 
 from lite import tokens
 from lite.errors import LiteError
+from lite.models import generate as generate_module
 from lite.models import unsloth
-from lite.runtime.files import Journal, TeacherRatio, write_records
+from lite.runtime.files import Journal, write_records
+from lite.schema import TeacherRatio
 from lite.train import checkpoints, chrpo, rewards
 
 SECTIONS = """
@@ -237,7 +239,7 @@ def test_control_term_teaches_the_choice(make_run, tmp_path, monkeypatch):
     def score(rollout, config):
         return rewards.Rewards(0, 0, 0, 0, main=0.0, ctrl=1.0 if rollout.chosen == 0.4 else 0.0)
 
-    monkeypatch.setattr(unsloth, "generate", generate)
+    monkeypatch.setattr(generate_module, "generate", generate)
     monkeypatch.setattr(rewards, "score", score)
     ids = tiny_model.prompt_ids(model, tokenizer, TEACHERS[0].question, tokens.POLICY)
 

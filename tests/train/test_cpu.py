@@ -7,7 +7,7 @@ import tiny_model
 
 from lite import tokens
 from lite.models import unsloth
-from lite.runtime.files import Row
+from lite.schema import Row
 from lite.train import cpu, sft
 
 

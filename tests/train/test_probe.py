@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lite.errors import LiteError
-from lite.runtime.files import Problem, TeacherRatio, read_records, write_records
+from lite.runtime.files import read_records, write_records
+from lite.schema import Problem, TeacherRatio
 from lite.train import probe
 
 
@@ -25,6 +26,7 @@ def test_teacher_ratio(success, ratio):
 
 
 def test_stage(make_run, monkeypatch):
+    from lite.models import generate as generate_module
     from lite.models import unsloth
 
     run = make_run("probe: {num_samples: 2, batch_size: 7, max_tokens: 8, min_success: 1.0}")
@@ -43,7 +45,7 @@ def test_stage(make_run, monkeypatch):
             texts.append(f"<COMP_40>\n<think>\n{think}\n</think>\n\n\\boxed{{{4 if hard else 5}}}")
         return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
 
-    monkeypatch.setattr(unsloth, "generate", generate)
+    monkeypatch.setattr(generate_module, "generate", generate)
     measured = probe.run(run)
     assert calls == [7, 7, 6, 2]
     assert read_records(run.path("probe", "ratios.jsonl"), TeacherRatio) == [

@@ -10,7 +10,8 @@ import tiny_model
 from lite import tokens
 from lite.errors import LiteError
 from lite.models import unsloth
-from lite.runtime.files import Row, write_records
+from lite.runtime.files import write_records
+from lite.schema import Row
 from lite.train import sft
 
 ROWS = [

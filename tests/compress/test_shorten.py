@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from lite.compress.classifier import CompressorModel
-from lite.compress.cut import load, shorten, shorten_file
+from lite.compress.compress import load, shorten, shorten_file
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.eval.fidelity import num_cut
