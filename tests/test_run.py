@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 from kills import killed_before
 
+from lite import pipeline
 from lite import run as stages
 from lite.config import parse
 from lite.errors import LiteError, Unreachable
@@ -25,7 +26,8 @@ from lite.runtime.provenance import sha256
 def ran(monkeypatch):
     """Three stages, b reads a and c reads b; each writes `<name>.txt`. Gives the list of those that ran."""
     ran: list[str] = []
-    monkeypatch.setattr(stages, "NAMES", ("problems", "traces", "annotate"))
+    for module in (stages, pipeline):
+        monkeypatch.setattr(module, "NAMES", ("problems", "traces", "annotate"))
     monkeypatch.setattr(
         stages,
         "STAGES",
@@ -338,7 +340,7 @@ def test_unknown_stage(ran, tmp_path):
 
 def test_two_runs_do_not_share_a_folder(ran, tmp_path):
     hold = (
-        "import sys; from pathlib import Path; from lite.run import _alone_in\n"
+        "import sys; from pathlib import Path; from lite.pipeline import _alone_in\n"
         "with _alone_in(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -378,10 +380,10 @@ def test_gguf_names(tmp_path):
 def test_a_package_that_is_not_installed_is_told_before_any_work(
     ran, tmp_path, monkeypatch, section, key, value
 ):
-    monkeypatch.setattr(stages.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(pipeline.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LiteError, match=f"{section}.{key} = {value}: .* is not installed"):
         train(parse(f"{section}: {{{key}: {value}}}"), tmp_path / "run")
     assert ran == [] and not (tmp_path / "run").exists()
-    monkeypatch.setattr(stages.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(pipeline.importlib.util, "find_spec", lambda name: name)
     train(parse(f"{section}: {{{key}: {value}}}"), tmp_path / "run", only="problems")
     assert ran == ["problems"]

@@ -19,11 +19,11 @@ import importlib
 
 _HOMES = {
     "CompressorModel": "lite.compress.classifier",
-    "Compressed": "lite.runtime.files",
+    "Compressed": "lite.schema",
     "Unit": "lite.compress.units",
-    "load": "lite.compress.cut",
+    "load": "lite.compress.compress",
     "segment": "lite.compress.units",
-    "shorten": "lite.compress.cut",
+    "shorten": "lite.compress.compress",
 }
 __all__ = sorted(_HOMES)
 

@@ -141,7 +141,7 @@ def test_annotate_resumes_after_its_last_whole_batch(run, traces, monkeypatch):
     path.unlink()
     with open(run.path("annotate", "journal.jsonl"), "a") as journal:
         journal.write('{"id": "half')  # what a kill leaves
-    monkeypatch.setattr(annotate.backend, "load", lambda *_, **__: pytest.fail("labels were made again"))
+    monkeypatch.setattr(annotate.unsloth, "load", lambda *_, **__: pytest.fail("labels were made again"))
     annotate.run(run)
     assert path.read_text() == before
 

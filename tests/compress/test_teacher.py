@@ -338,7 +338,7 @@ def plain_tokens(monkeypatch):
     def tokenize(text, **_):
         return {"offset_mapping": [match.span() for match in re.finditer(r"\S+", text)]}
 
-    monkeypatch.setattr(annotate.backend, "load_tokenizer", lambda model: tokenize)
+    monkeypatch.setattr(annotate.unsloth, "load_tokenizer", lambda model: tokenize)
 
 
 def test_the_stage_names_the_served_model_and_writes_no_key(tmp_path, monkeypatch, plain_tokens):

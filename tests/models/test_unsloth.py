@@ -41,7 +41,7 @@ def test_resolve_says_what_is_missing(tmp_path):
     ],
 )
 def test_a_cpu_computes_in_bf16_where_it_multiplies_matrices_of_it(monkeypatch, flags, override, expected):
-    monkeypatch.setattr(unsloth.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(hardware.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(unsloth.Path, "read_text", lambda *_, **__: f"flags\t: fpu {flags}\n")
     monkeypatch.setenv("UNSLOTH_CPU_BF16", override)
     assert hardware.multiplies_bf16() is expected
