@@ -5,24 +5,58 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from lite import config as recipes
+from lite import config
 from lite.config import Recipe
 from lite.errors import LiteError
 from lite.remote.client import base_url
-from lite.run import NAMES, Run, stage
+from lite.run import READS, Run
 from lite.runtime import distributed
 from lite.runtime.files import atomic_write
 from lite.runtime.progress import console
 
+Work = Callable[[Run], dict[str, Any]]
 SHARED = ("sft", "chrpo")  # may run in several processes, under `accelerate launch`
 SERVED = ("traces", "annotate", "probe", "evaluate")  # may sample from an endpoint
 
 
+def work_of(stage: str) -> Work:
+    """The function that does a stage's work. Imported here, so that a stage loads only what it needs."""
+    match stage:
+        case "problems":
+            from lite.data.problems import run
+        case "traces":
+            from lite.data.traces import run
+        case "annotate":
+            from lite.compress.annotate import run
+        case "compressor":
+            from lite.compress.classifier import run
+        case "compress":
+            from lite.compress.compress import run
+        case "mixture":
+            from lite.compress.mixture import run
+        case "sft":
+            from lite.train.sft import run
+        case "probe":
+            from lite.train.probe import run
+        case "chrpo":
+            from lite.train.chrpo import run
+        case "merge":
+            from export.merge import run
+        case "export":
+            from export.export import run
+        case "evaluate":
+            from lite.eval.evaluate import run
+        case _:
+            raise ValueError(stage)
+    return run
+
+
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a run folder against a second run. The system lets go of it when the process ends, however it ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as handle:
@@ -60,8 +94,8 @@ def train(
     `endpoint` is the API of a server that serves what the stage `only` samples from.
     """
     for name in (only, until):
-        if name is not None:
-            stage(name)
+        if name is not None and name not in READS:
+            raise LiteError(f"stage {name!r} is unknown; the stages are {', '.join(READS)}")
     _check_packages(recipe)
     if endpoint and only not in SERVED:
         raise LiteError(
@@ -77,24 +111,24 @@ def train(
         distributed.wait()  # the main process has the folder to itself until it is ready
         assert only is not None
         if not run.is_done(only):
-            run.run_stage(only)
+            run.run_stage(only, work_of(only))
         return run
-    with _alone_in(folder):
-        for torn in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
-            torn.unlink()
+    with locked(folder):
+        for partial in folder.glob(".recipe.yaml.*.tmp"):  # a killed process's
+            partial.unlink()
         with atomic_write(folder / "recipe.yaml") as handle:
-            handle.write(recipes.dump(recipe))
-        wanted: Sequence[str] = (only,) if only else NAMES[: NAMES.index(until) + 1] if until else NAMES
-        for name in NAMES:
-            run.mend_stage(name)
+            handle.write(config.dump(recipe))
+        names = list(READS)
+        for name in names:
+            run.restore(name)
         distributed.wait()
-        for name in wanted:
-            place = f"[{NAMES.index(name) + 1}/{len(NAMES)}] {name}"
+        for name in [only] if only else names[: names.index(until) + 1] if until else names:
+            place = f"[{names.index(name) + 1}/{len(names)}] {name}"
             if run.is_done(name):
                 console.print(f"{place}: done before, skipped")
                 continue
             console.print(f"{place} ...")
-            run.run_stage(name)
+            run.run_stage(name, work_of(name))
             manifest = run.manifest(name)
             assert manifest is not None
             numbers = ", ".join(f"{key} {value}" for key, value in manifest["measured"].items())

@@ -1,26 +1,25 @@
-"""The stages in their order, what each reads, and how a run resumes.
+"""A run folder: its paths, its manifests, and how a stage resumes.
 
-The run folder is the state: `<run>/<stage>/` holds what the stage wrote, and `manifest.json` in it, written
-last, says that it is done. A stage whose manifest carries the current fingerprint (its recipe section, the
-model, the seed and the fingerprints of what it reads) is skipped; any other one runs, and resumes from what
-it left in its folder if that was made under the same fingerprint.
+The folder is the state. `<run>/<stage>/` holds what the stage wrote; `manifest.json` in it, written last, says that the
+stage is done. A stage whose manifest carries the current fingerprint (its recipe section, the model, the seed and the
+fingerprints of what it reads) is skipped. Any other one runs, and resumes from its folder if that was made under the
+same fingerprint.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
-import importlib.util
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lite.config import Recipe
-from lite.data import sources
+from lite.data.sources import local_file
 from lite.errors import LiteError, Unreachable
 from lite.models.pretrained import model_content
 from lite.remote.client import Endpoint, optional_key
@@ -28,41 +27,25 @@ from lite.runtime import distributed, hardware
 from lite.runtime.files import atomic_write, write_json
 from lite.runtime.provenance import sha256, sha256_unchanged, versions
 
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A stage: its module has `run(run) -> dict`, and its recipe section the same name."""
-
-    name: str
-    module: str
-    reads: tuple[str, ...] = ()
-
-
-STAGES = (
-    Stage("problems", "lite.data.problems"),
-    Stage("traces", "lite.data.traces", ("problems",)),
-    Stage("annotate", "lite.compress.annotate", ("traces",)),
-    Stage("compressor", "lite.compress.classifier", ("annotate",)),
-    Stage("compress", "lite.compress.compress", ("traces", "compressor")),
-    Stage("mixture", "lite.compress.mixture", ("traces", "compress")),
-    Stage("sft", "lite.train.sft", ("mixture",)),
-    Stage("probe", "lite.train.probe", ("problems", "sft")),
-    Stage("chrpo", "lite.train.chrpo", ("sft", "probe")),
-    Stage("merge", "export.merge", ("sft", "chrpo")),
-    Stage("export", "export.export", ("problems", "merge")),
-    Stage("evaluate", "lite.eval.evaluate", ("problems", "export")),
-)
-NAMES = tuple(stage.name for stage in STAGES)
-
-
-def stage(name: str) -> Stage:
-    if name not in NAMES:
-        raise LiteError(f"stage {name!r} is unknown; the stages are {', '.join(NAMES)}")
-    return STAGES[NAMES.index(name)]
+# The stages in their order, and the earlier ones that each of them reads.
+READS: dict[str, tuple[str, ...]] = {
+    "problems": (),
+    "traces": ("problems",),
+    "annotate": ("traces",),
+    "compressor": ("annotate",),
+    "compress": ("traces", "compressor"),
+    "mixture": ("traces", "compress"),
+    "sft": ("mixture",),
+    "probe": ("problems", "sft"),
+    "chrpo": ("sft", "probe"),
+    "merge": ("sft", "chrpo"),
+    "export": ("problems", "merge"),
+    "evaluate": ("problems", "export"),
+}
 
 
 def _num_bytes(path: Path) -> int:
-    """Size of a file; -1 where there is none."""
+    """Size of a file; -1 if it does not exist."""
     return path.stat().st_size if path.is_file() else -1
 
 
@@ -80,46 +63,46 @@ class Run:
             Endpoint(self.endpoint, key=optional_key(), num_parallel=num_parallel) if self.endpoint else None
         )
 
-    def path(self, stage_name: str, *parts: str) -> Path:
+    def path(self, stage: str, *parts: str) -> Path:
         """A path in a stage's folder."""
-        return self.folder.joinpath(stage_name, *parts)
+        return self.folder.joinpath(stage, *parts)
 
-    def fingerprint(self, name: str) -> str:
+    def fingerprint(self, stage: str) -> str:
         """What decides a stage's result: its section, the model, the seed, its inputs; 16 hex digits."""
         what = {
-            "stage": name,
-            "section": dataclasses.asdict(getattr(self.recipe, name)),
+            "stage": stage,
+            "section": dataclasses.asdict(getattr(self.recipe, stage)),
             "seed": self.recipe.seed,
-            "reads": [self.fingerprint(read) for read in stage(name).reads],
+            "reads": [self.fingerprint(read) for read in READS[stage]],
         }
-        if name != "problems":
+        if stage != "problems":
             what["model"] = model_content(self.recipe.model)
-        if name == "traces":
+        if stage == "traces":
             what["four_bit"] = self.recipe.sft.four_bit  # of the model that samples
-        if name == "export":
+        if stage == "export":
             what["name"] = self.recipe.name  # the GGUFs carry it
-        if name == "problems":
+        if stage == "problems":
             named = [*self.recipe.problems.source, *self.recipe.problems.eval]
-            files = [sources.local_file(source.name) for source in named]
+            files = [local_file(source.name) for source in named]
             what["files"] = [sha256_unchanged(file) if file else None for file in files]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
-    def manifest(self, name: str) -> dict[str, Any] | None:
-        """A stage's manifest, or None where it is not done."""
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """A stage's manifest; None if it is missing or unreadable, so not done."""
         try:
-            manifest = json.loads(self.path(name, "manifest.json").read_text(encoding="utf-8"))
+            manifest = json.loads(self.path(stage, "manifest.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return None
         return manifest if isinstance(manifest, dict) else None
 
-    def is_done(self, name: str) -> bool:
-        """Whether a stage finished under the current recipe and all that it wrote is still there, uncut."""
-        manifest = self.manifest(name) or {}
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage finished under the current recipe and all its files are still there at full size."""
+        manifest = self.manifest(stage) or {}
         sizes = manifest.get("bytes")
         return (
-            manifest.get("fingerprint") == self.fingerprint(name)
+            manifest.get("fingerprint") == self.fingerprint(stage)
             and isinstance(sizes, dict)
-            and all(_num_bytes(self.path(name, file)) == size for file, size in sizes.items())
+            and all(_num_bytes(self.path(stage, file)) == size for file, size in sizes.items())
         )
 
     def gguf(self, which: str) -> Path:
@@ -127,90 +110,78 @@ class Run:
         middle = "" if which == "policy" else f"-{which}"
         return self.path("export", f"{self.recipe.name}{middle}-{self.recipe.export.quant}.gguf")
 
-    def run_stage(self, name: str) -> None:
-        """Run one stage and write its manifest. Raises LiteError where an input is not there."""
-        this = stage(name)
-        for read in this.reads:
+    def run_stage(self, stage: str, work: Callable[[Run], dict[str, Any]]) -> None:
+        """Do the `work` of a stage and write its manifest. Raises LiteError if an input is missing."""
+        for read in READS[stage]:
             if not self.is_done(read):
                 raise LiteError(
-                    f"stage {name} reads {read}, which is not done in {self.folder}; run it first"
+                    f"stage {stage} reads {read}, which is not done in {self.folder}; run it first"
                 )
-        fingerprint = self.fingerprint(name)
+        fingerprint = self.fingerprint(stage)
         if distributed.is_main():
-            self._begin_stage(name, fingerprint)
+            self._begin(stage, fingerprint)
         distributed.wait()
+        hardware.reset_peak_memory()
+        started = time.monotonic()
         try:
-            self._finish_stage(this, fingerprint)
+            measured = work(self)
         except Unreachable:
-            raise  # this stage goes on once the server is back
+            raise  # the stage goes on once the server is back
         except LiteError:
             if distributed.is_main():
-                self._put_back(name)
+                self.restore(stage, failed=True)
             raise
         if distributed.is_main():
-            shutil.rmtree(self._before(name), ignore_errors=True)
+            self._write_manifest(stage, fingerprint, measured, time.monotonic() - started)
+            self.restore(stage)
 
-    def _begin_stage(self, name: str, fingerprint: str) -> None:
-        """Make a stage's folder ready: what another recipe left is set aside, what a kill tore is removed."""
-        folder = self.path(name)
-        if folder.exists() and not self._was_begun(name):
-            folder.rename(self._before(name))  # another recipe's: kept until this one is done
+    def _begin(self, stage: str, fingerprint: str) -> None:
+        """Make a stage's folder ready: set another recipe's aside, remove what a kill left half written."""
+        folder = self.path(stage)
+        if folder.exists() and not self._was_begun(stage):
+            folder.rename(self.folder / f"{stage}.old")
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "manifest.json").unlink(missing_ok=True)
-        for torn in list(folder.rglob(".*.tmp")):  # a killed process's
-            shutil.rmtree(torn) if torn.is_dir() else torn.unlink(missing_ok=True)
+        for partial in list(folder.rglob(".*.tmp")):
+            shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         with atomic_write(folder / "fingerprint") as handle:
             handle.write(fingerprint)
 
-    def _before(self, name: str) -> Path:
-        """Where another recipe's folder of a stage is kept while this recipe's is being made."""
-        return self.folder / f".{name}.before"
+    def _was_begun(self, stage: str) -> bool:
+        """Whether the current recipe made what is in a stage's folder."""
+        started_under = self.path(stage, "fingerprint")
+        return started_under.is_file() and started_under.read_text() == self.fingerprint(stage)
 
-    def _was_begun(self, name: str) -> bool:
-        """Whether what is in a stage's folder was made under the current recipe."""
-        started_under = self.path(name, "fingerprint")
-        return started_under.is_file() and started_under.read_text() == self.fingerprint(name)
+    def restore(self, stage: str, failed: bool = False) -> None:
+        """Settle the folder `<stage>.old` of another recipe: remove it once its successor is done; bring it back if
+        the successor `failed`, or was killed and is not this recipe's to go on with."""
+        folder, old = self.path(stage), self.folder / f"{stage}.old"
+        if self.manifest(stage) is not None:
+            shutil.rmtree(old, ignore_errors=True)
+        elif old.exists() and (failed or not self._was_begun(stage)):
+            (folder / "fingerprint").unlink(missing_ok=True)  # first: half of the folder must not be resumed
+            shutil.rmtree(folder, ignore_errors=True)
+            old.rename(folder)
 
-    def _put_back(self, name: str) -> None:
-        """Bring back what was set aside. What stands in its place goes, its fingerprint first: half of it is none."""
-        if self._before(name).exists():
-            self.path(name, "fingerprint").unlink(missing_ok=True)
-            shutil.rmtree(self.path(name), ignore_errors=True)
-            self._before(name).rename(self.path(name))
-
-    def mend_stage(self, name: str) -> None:
-        """After a kill: what was set aside goes where its successor got done, and comes back where the successor is
-        not this recipe's. Else this recipe goes on with its work, and what was set aside stays."""
-        if self.manifest(name) is not None:
-            shutil.rmtree(self._before(name), ignore_errors=True)
-        elif self._before(name).exists() and not self._was_begun(name):
-            self._put_back(name)
-
-    def _finish_stage(self, this: Stage, fingerprint: str) -> None:
-        """Do the work of a stage in its folder, then write its manifest."""
-        folder = self.path(this.name)
-        hardware.reset_peak_memory()
-        started = time.monotonic()
-        measured = importlib.import_module(this.module).run(self)
-        if not distributed.is_main():
-            return
-        files = [
-            path
+    def _write_manifest(self, stage: str, fingerprint: str, measured: dict[str, Any], seconds: float) -> None:
+        folder = self.path(stage)
+        files = {
+            str(path.relative_to(folder)): path
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.name not in ("manifest.json", "fingerprint")
-        ]
+        }
         write_json(
             folder / "manifest.json",
             {
-                "stage": this.name,
+                "stage": stage,
                 "fingerprint": fingerprint,
                 "measured": measured,
-                "seconds": round(time.monotonic() - started, 1),
+                "seconds": round(seconds, 1),
                 "peak_memory_gb": round(hardware.peak_memory_gb(), 3),
                 "peak_gpu_memory_gb": round(hardware.peak_gpu_memory_gb(), 3),
-                "inputs": {read: self.fingerprint(read) for read in this.reads},
-                "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},
-                "sha256": {str(path.relative_to(folder)): sha256(path) for path in files},
+                "inputs": {read: self.fingerprint(read) for read in READS[stage]},
+                "bytes": {name: path.stat().st_size for name, path in files.items()},
+                "sha256": {name: sha256(path) for name, path in files.items()},
                 "versions": versions(),
                 "seed": self.recipe.seed,
                 "endpoint": self.endpoint or None,

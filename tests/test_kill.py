@@ -18,7 +18,7 @@ import pytest
 
 from lite import config, tokens
 from lite.data import word_problems
-from lite.run import NAMES, Run
+from lite.run import READS, Run
 from lite.runtime.files import read_records, write_json, write_records
 from lite.runtime.provenance import sha256
 from lite.schema import Compressed, Labels, Problem, Row, TeacherRatio, Trace
@@ -51,8 +51,9 @@ KILLS = (
 # a step, the process is killed within it: after its first rollouts and gradients, before its update.
 SERVER = """
 import json, os, signal, sys
-from lite import backend, cli
-backend.prepare()
+from lite import cli
+from lite.models import unsloth
+unsloth.prepare()
 from transformers import Trainer
 training_step = Trainer.training_step
 for line in sys.stdin:
@@ -72,6 +73,7 @@ for line in sys.stdin:
     print(pid, flush=True)
     print(os.waitpid(pid, 0)[1], flush=True)
 """
+NAMES = tuple(READS)
 SECONDS = 600  # at most, for one start
 
 
@@ -188,7 +190,7 @@ def test_killed_in_five_stages_and_whole_at_the_end(starts, tmp_path):
         assert records and len({(r.id, getattr(r, "asked", getattr(r, "mode", ""))) for r in records}) == len(
             records
         )
-    left = [path for path in folder.rglob(".*") if path.suffix in (".tmp", ".part", ".before")]
+    left = [path for path in folder.rglob("*") if path.suffix in (".tmp", ".part", ".old")]
     assert left == [], "a kill's half file is left"
 
     starts.start(*train)

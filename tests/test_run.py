@@ -7,47 +7,48 @@ import json
 import shutil
 import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 from kills import killed_before
 
 from lite import pipeline
-from lite import run as stages
 from lite.config import parse
 from lite.errors import LiteError, Unreachable
 from lite.pipeline import train
-from lite.run import Run, Stage
+from lite.run import READS, Run
 from lite.runtime import provenance
 from lite.runtime.provenance import sha256
 
 
 @pytest.fixture
 def ran(monkeypatch):
-    """Three stages, b reads a and c reads b; each writes `<name>.txt`. Gives the list of those that ran."""
+    """Three stages; each writes `<name>.txt`. Gives the list of those that ran."""
     ran: list[str] = []
-    for module in (stages, pipeline):
-        monkeypatch.setattr(module, "NAMES", ("problems", "traces", "annotate"))
-    monkeypatch.setattr(
-        stages,
-        "STAGES",
-        (
-            Stage("problems", "pretended_problems"),
-            Stage("traces", "pretended_traces", ("problems",)),
-            Stage("annotate", "pretended_annotate", ("traces",)),
-        ),
-    )
-    for name in ("problems", "traces", "annotate"):
-        module = ModuleType(f"pretended_{name}")
+    few = {name: READS[name] for name in ("problems", "traces", "annotate")}
+    for module in ("run", "pipeline"):
+        monkeypatch.setattr(f"lite.{module}.READS", few)
 
-        def run(run: Run, name=name):
+    def work_of(name: str):
+        def run(run: Run):
             ran.append(name)
             run.path(name, f"{name}.txt").write_text(name)
             return {"num": len(ran)}
 
-        module.run = run
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+        return run
+
+    monkeypatch.setattr(pipeline, "work_of", work_of)
     return ran
+
+
+@pytest.fixture
+def replace(monkeypatch):
+    """Give the stage traces another function for its work."""
+
+    def replace(work, monkeypatch=monkeypatch):
+        others = pipeline.work_of
+        monkeypatch.setattr(pipeline, "work_of", lambda name: work if name == "traces" else others(name))
+
+    return replace
 
 
 def test_all_then_none(ran, tmp_path):
@@ -186,17 +187,15 @@ def test_a_folder_without_a_fingerprint_is_not_resumed(ran, tmp_path):
     assert not left.exists()
 
 
-def test_a_fault_leaves_the_stage_undone(ran, tmp_path, monkeypatch):
+def test_a_fault_leaves_the_stage_undone(ran, replace, tmp_path):
     def fail(run):
         run.path("traces", "half.txt").write_text("half")
         raise RuntimeError("cut")
 
-    whole = sys.modules["pretended_traces"].run
-    monkeypatch.setattr(sys.modules["pretended_traces"], "run", fail)
-    with pytest.raises(RuntimeError, match="cut"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="cut"):
+        replace(fail, patch)
         train(parse(""), tmp_path)
     assert ran == ["problems"] and not Run(parse(""), tmp_path).is_done("traces")
-    monkeypatch.setattr(sys.modules["pretended_traces"], "run", whole)
     train(parse(""), tmp_path)
     assert ran == ["problems", "traces", "annotate"]
 
@@ -205,7 +204,7 @@ OLD, NEW = parse(""), parse("traces: {max_tokens: 7}")
 
 
 @pytest.fixture
-def told(ran, monkeypatch):
+def told(ran, replace):
     """`ran`, where the stage traces writes its recipe's max_tokens into three files, or a LiteError where that is 13."""
 
     def run(run: Run):
@@ -216,7 +215,7 @@ def told(ran, monkeypatch):
             raise LiteError("13 is no number")
         return {}
 
-    monkeypatch.setattr(sys.modules["pretended_traces"], "run", run)
+    replace(run)
     return ran
 
 
@@ -243,7 +242,7 @@ def test_killed_at_any_moment_the_next_run_restores_or_finishes(told, tmp_path, 
             )
         train(next_recipe, folder, only="traces")
         assert whose(folder) == next_recipe.traces.max_tokens and Run(next_recipe, folder).is_done("traces")
-        assert [path.name for path in folder.glob(".*")] == []
+        assert [*folder.glob("*.old")] == []
         if not killed:
             assert finished
             break
@@ -273,26 +272,26 @@ def test_a_stage_that_cannot_be_done_leaves_the_old_one(told, tmp_path):
     assert whose(tmp_path) == OLD.traces.max_tokens and Run(OLD, tmp_path).is_done("traces")
 
 
-def test_a_server_that_is_away_costs_nothing_that_it_gave(told, tmp_path, monkeypatch):
+def test_a_server_that_is_away_costs_nothing_that_it_gave(told, replace, tmp_path):
     train(OLD, tmp_path, until="traces")
-    whole = sys.modules["pretended_traces"].run
+    work = pipeline.work_of("traces")
 
     def cut(run: Run):
         run.path("traces", "journal").write_text("half")
         raise Unreachable("away")
 
-    with monkeypatch.context() as patch, pytest.raises(Unreachable):
-        patch.setattr(sys.modules["pretended_traces"], "run", cut)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Unreachable):
+        replace(cut, patch)
         train(NEW, tmp_path, only="traces")
 
     def go_on(run: Run):
         assert run.path("traces", "journal").read_text() == "half"
-        return whole(run)
+        return work(run)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["pretended_traces"], "run", go_on)
+    with pytest.MonkeyPatch.context() as patch:
+        replace(go_on, patch)
         train(NEW, tmp_path, only="traces")
-    assert Run(NEW, tmp_path).is_done("traces") and not [*tmp_path.glob(".*")]
+    assert Run(NEW, tmp_path).is_done("traces") and not [*tmp_path.glob("*.old")]
 
 
 def test_traces_depend_on_how_the_model_was_loaded(tmp_path):
@@ -301,18 +300,18 @@ def test_traces_depend_on_how_the_model_was_loaded(tmp_path):
     assert len({run.fingerprint("problems") for run in four_bit}) == 1
 
 
-def test_a_stage_that_runs_again_is_not_done_before_its_end(told, tmp_path):
-    """A damaged file is made anew, and cut: the manifest of before says nothing any more."""
+def test_a_stage_that_runs_again_is_not_done_before_its_end(told, replace, tmp_path):
+    """A damaged file is made anew, and cut: the earlier manifest says nothing any more."""
     train(OLD, tmp_path, until="traces")
     (tmp_path / "traces" / "a").write_text("")
-    original = sys.modules["pretended_traces"].run
+    original = pipeline.work_of("traces")
 
     def cut(run):
         original(run)
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sys.modules["pretended_traces"], "run", cut)
+        replace(cut, patch)
         train(OLD, tmp_path, only="traces")
     assert not Run(OLD, tmp_path).is_done("traces")
 
@@ -340,8 +339,8 @@ def test_unknown_stage(ran, tmp_path):
 
 def test_two_runs_do_not_share_a_folder(ran, tmp_path):
     hold = (
-        "import sys; from pathlib import Path; from lite.pipeline import _alone_in\n"
-        "with _alone_in(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from lite.pipeline import locked\n"
+        "with locked(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -362,9 +361,9 @@ def test_two_runs_do_not_share_a_folder(ran, tmp_path):
 
 def test_the_stages_read_only_earlier_ones():
     seen: set[str] = set()
-    for stage in stages.STAGES:
-        assert set(stage.reads) <= seen
-        seen.add(stage.name)
+    for stage, reads in READS.items():
+        assert set(reads) <= seen and callable(pipeline.work_of(stage))
+        seen.add(stage)
 
 
 def test_gguf_names(tmp_path):

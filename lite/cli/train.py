@@ -1,4 +1,4 @@
-"""Verbs that make a model: the pipeline, its stages, recipes, problems, doctor."""
+"""Verbs that make a model: the pipeline, recipes, problems, doctor."""
 
 from __future__ import annotations
 
@@ -32,11 +32,10 @@ def _train(
     endpoint: str = "",
 ):
     """Load a recipe and run its stages."""
-    from lite import config as recipe_file
-    from lite import pipeline
+    from lite import config, pipeline
     from lite.cli import recipes
 
-    resolved = recipe_file.load(recipes.find(recipe), overrides or ())
+    resolved = config.load(recipes.find(recipe), overrides or ())
     try:
         return pipeline.train(resolved, out or Path("runs") / resolved.name, only, until, endpoint)
     except KeyboardInterrupt:
@@ -72,11 +71,11 @@ def plan(
     out: OutOption = None,
 ) -> None:
     """Show what a recipe will do and take. Rows with their loss mask; memory, disk and time of each stage."""
-    from lite import config as recipe_file
+    from lite import config
     from lite.cli import recipes
     from lite.plan.plan import plan as show
 
-    resolved = recipe_file.load(recipes.find(recipe), overrides or ())
+    resolved = config.load(recipes.find(recipe), overrides or ())
     show(resolved, out or Path("runs") / resolved.name, card)
 
 
@@ -215,29 +214,3 @@ def doctor() -> None:
     from lite.plan.doctor import doctor as examine
 
     examine()
-
-
-# The stages that are verbs of their own; `problems`, `compress` and `export` are verbs for more than a recipe, and
-# these stages run by `lite train RECIPE --stage NAME`.
-STAGE_VERBS = {
-    "traces": "Stage: the base model samples chains of thought.",
-    "annotate": "Stage: label what to keep in some of them.",
-    "compressor": "Stage: train the encoder that learns the labels.",
-    "mixture": "Stage: the SFT rows, every ratio and POLICY.",
-    "sft": "Stage: teach the dial, LoRA on the mixture.",
-    "probe": "Stage: the teacher ratio r* of each RL problem.",
-    "chrpo": "Stage: reinforce choosing the ratio.",
-    "merge": "Stage: merge the adapters into the base model.",
-    "evaluate": "Stage: measure the run's GGUFs in every mode.",
-}
-
-
-def _add_stage_verb(name: str) -> None:
-    def verb(recipe: RecipeArgument, overrides: SetOption = None, out: OutOption = None) -> None:
-        _train(recipe, overrides, out, only=name)
-
-    app.command(name, help=STAGE_VERBS[name])(verb)
-
-
-for _name in STAGE_VERBS:
-    _add_stage_verb(_name)

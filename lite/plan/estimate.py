@@ -205,7 +205,7 @@ class Planner:
         self.size = weights(shape, recipe.sft.four_bit, machine.width)
 
     def all(self) -> dict[str, Estimate]:
-        """By the names of lite.run.NAMES, in their order."""
+        """By the names of lite.run.READS, in their order."""
         return {
             "problems": Estimate(ram={"Python": PYTHON}, disk=1e3 * self._num_problems(), seconds=5),
             "traces": self._traces(),

@@ -25,7 +25,7 @@ from lite.plan.doctor import memory_gb
 from lite.plan.estimate import Estimate, Lengths
 from lite.plan.machine import CARDS, Machine, this_machine
 from lite.plan.model_shape import PlainTokenizer, Shape, read_encoder, read_shape
-from lite.run import NAMES, Run
+from lite.run import READS, Run
 from lite.runtime.files import read_records
 from lite.schema import Problem, Row
 from lite.train.sft import IGNORED, encode_row
@@ -157,7 +157,7 @@ def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
     estimates = footprint.Planner(
         recipe, shape, known, machine, read_encoder(recipe.compressor.encoder)
     ).all()
-    assert tuple(estimates) == NAMES
+    assert tuple(estimates) == tuple(READS)
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(recipes.dump(recipe))

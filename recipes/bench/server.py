@@ -46,7 +46,7 @@ class Server:
     """`lite serve` in a process of its own."""
 
     def __init__(self, gguf: Path, batch: int, queue: int, threads: int):
-        command = [sys.executable, "-m", "lite.cli", "serve", str(gguf), "--port", "0"]
+        command = [sys.executable, "-m", "lite", "serve", str(gguf), "--port", "0"]
         command += ["--batch", str(batch), "--queue", str(queue), "--threads", str(threads)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         line = self.process.stderr.readline()

@@ -185,7 +185,7 @@ def test_gym_s_seeds_share_no_problem():
 
 def test_gym_is_silent():
     pytest.importorskip("reasoning_gym")
-    command = [sys.executable, "-m", "lite.cli", "problems", "gym:gsm_symbolic", "--num", "1"]
+    command = [sys.executable, "-m", "lite", "problems", "gym:gsm_symbolic", "--num", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
 

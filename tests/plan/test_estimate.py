@@ -14,7 +14,7 @@ from lite.plan.estimate import Lengths, Planner
 from lite.plan.lengths import at_most
 from lite.plan.machine import CARDS
 from lite.plan.model_shape import Shape
-from lite.run import NAMES
+from lite.run import READS
 
 QWEN3_1_7B = Shape(2048, 6144, 28, 16, 8, 128, 151_936, True, qk_norm=True)
 SMALL = Shape(8, 16, 2, 2, 1, 4, 100, True)
@@ -56,7 +56,7 @@ def test_sft_on_a_card_and_on_a_cpu():
 def test_every_stage_and_what_grows_with_what():
     recipe = parse(RECIPE)
     base = Planner(recipe, QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()
-    assert tuple(base) == NAMES
+    assert tuple(base) == tuple(READS)
     for estimate in base.values():
         assert estimate.seconds > 0 and sum(estimate.ram.values()) > 0
         assert min([*estimate.gpu.values(), *estimate.ram.values()]) >= 0
@@ -64,10 +64,10 @@ def test_every_stage_and_what_grows_with_what():
 
     def grown(change: str) -> dict[str, set[str]]:
         other = Planner(parse(f"{RECIPE}\n{change}"), QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()
-        return {name: {t for t in base[name].gpu if other[name].gpu[t] > base[name].gpu[t]} for name in NAMES}
+        return {name: {t for t in base[name].gpu if other[name].gpu[t] > base[name].gpu[t]} for name in READS}
 
     assert grown("traces: {batch_size: 64}")["traces"] == {"KV cache", "sampling"}
-    assert grown("probe: {max_tokens: 8000}") == {**dict.fromkeys(NAMES, set()), "probe": {"KV cache"}}
+    assert grown("probe: {max_tokens: 8000}") == {**dict.fromkeys(READS, set()), "probe": {"KV cache"}}
     long = Planner(recipe, QWEN3_1_7B, replace(LENGTHS, row=8192), CARDS["24gb"]).all()["sft"]
     assert long.gpu["activations"] == 2 * base["sft"].gpu["activations"]
 

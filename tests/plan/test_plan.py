@@ -8,14 +8,13 @@ import shutil
 import pytest
 
 from lite import pipeline
-from lite import run as stages
 from lite.config import parse
 from lite.models import pretrained
 from lite.plan import machine, plan
 from lite.plan.estimate import Planner
 from lite.plan.machine import CARDS
 from lite.plan.model_shape import PlainTokenizer, read_shape
-from lite.run import Run
+from lite.run import READS, Run
 from lite.runtime.files import write_json, write_records
 from lite.schema import Problem, Row
 
@@ -64,7 +63,7 @@ def test_the_verb(lite, tmp_path):
     assert code == 0 and err == ""
     assert "  batch_size: 3\n" in out and "quickstart: 0.9 M parameters; 4 layers of 128" in out
     assert out.count("with a loss (lines with >)") == 2 and "> <COMP_100>" in out
-    for name in stages.NAMES:
+    for name in READS:
         assert f"│ {name} " in out
     assert "fits this machine's memory" in out
     assert not (tmp_path / "runs").exists()
