@@ -213,7 +213,7 @@ class Run:
                 "measured": measured,
                 "seconds": round(time.monotonic() - started, 1),
                 "peak_memory_gb": round(costs.peak_memory_gb(), 3),
-                "peak_gpu_memory_gb": round(costs.peak_gpu_memory_gb(), 3),
+                "peak_gpu_memory_gb": costs.peak_gpu_memory_gb(),
                 "expected": expected,
                 "inputs": {read: self.fingerprint(read) for read in this.reads},
                 "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in files},

@@ -25,8 +25,8 @@ from lite.errors import LiteError
 from lite.progress import progress
 from lite.records import Labels, atomic_folder, read_records
 from lite.stages import Run
+from lite.tokens import IGNORED
 
-IGNORED = -100
 TINY = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 

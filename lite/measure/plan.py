@@ -24,7 +24,8 @@ from lite.recipe import Recipe
 from lite.records import Problem, Row, read_records
 from lite.shape import PlainTokenizer, Shape, read_encoder, read_shape
 from lite.stages import NAMES, Run
-from lite.train.sft import IGNORED, encode_row
+from lite.tokens import IGNORED
+from lite.train.sft import encode_row
 
 NUM_PROBLEMS = 200  # drawn to look at, where a run has none yet
 

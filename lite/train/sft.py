@@ -17,13 +17,10 @@ from typing import Any
 
 from lite import backend, ranks, tokens
 from lite.errors import LiteError
-from lite.footprint import PAD
 from lite.recipe import Sft
 from lite.records import Row, atomic_write, read_records
 from lite.stages import Run
 from lite.train import checkpoints
-
-IGNORED = -100  # label of a token without a loss
 
 
 def encode_row(tokenizer, row: Row) -> tuple[list[int], list[int]]:
@@ -31,7 +28,7 @@ def encode_row(tokenizer, row: Row) -> tuple[list[int], list[int]]:
     prompt = tokens.encode_prompt(tokenizer, row.question, row.mode)
     text = tokens.write_reply(row.ratio, row.think, row.visible)
     reply = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-    return prompt + reply, [IGNORED] * len(prompt) + reply
+    return prompt + reply, [tokens.IGNORED] * len(prompt) + reply
 
 
 def training_order(lengths: Sequence[int], per_step: int, epochs: float, seed: int) -> list[int]:
@@ -125,7 +122,7 @@ def make_trainer(
             dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenised
             max_length=None,
             packing=False,
-            pad_to_multiple_of=PAD,
+            pad_to_multiple_of=tokens.PAD_MULTIPLE,
             num_train_epochs=1,  # the order holds all epochs
             max_steps=config.max_steps,
             per_device_train_batch_size=batch_size,

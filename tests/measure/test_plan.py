@@ -80,7 +80,10 @@ def test_measured_stands_beside_expected(lite, tmp_path):
     run = stages.train(recipe, tmp_path / "run", only="problems")
     manifest = run.manifest("problems")
     assert set(manifest["expected"]) == {"memory_gb", "gpu_memory_gb", "disk_gb", "seconds"}
-    assert manifest["peak_memory_gb"] > 0 and manifest["peak_gpu_memory_gb"] == 0
+    assert manifest["peak_memory_gb"] > 0 and manifest["peak_gpu_memory_gb"] == {
+        "allocated": 0,
+        "reserved": 0,
+    }
     code, out, _ = lite("plan", str(tmp_path / "run" / "recipe.yaml"), "--out", str(tmp_path / "run"))
     (line,) = [line for line in out.splitlines() if line.startswith("│ problems ")]
     assert code == 0 and f"{manifest['peak_memory_gb']:.1f} GB, " in line
