@@ -178,7 +178,7 @@ class Run:
                 "measured": measured,
                 "seconds": round(seconds, 1),
                 "peak_memory_gb": round(hardware.peak_memory_gb(), 3),
-                "peak_gpu_memory_gb": round(hardware.peak_gpu_memory_gb(), 3),
+                "peak_gpu_memory_gb": hardware.peak_gpu_memory_gb(),
                 "inputs": {read: self.fingerprint(read) for read in READS[stage]},
                 "bytes": {name: path.stat().st_size for name, path in files.items()},
                 "sha256": {name: sha256(path) for name, path in files.items()},

@@ -28,6 +28,9 @@ THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 EFFORTS = {"low": MODES[0], "medium": MODES[2], "high": MODES[4]}  # what reasoning efforts mean
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 
+IGNORED = -100  # label of a token without a loss, as in torch
+PAD_MULTIPLE = 16  # SFT pads rows to multiples of it: few shapes, so that memory that was freed fits again
+
 _SENTINEL = "@@question@@"
 _REPLY_START = re.compile(r"\s*(?:<COMP_(20|40|60|80|100|POLICY|AUTO)>)?\s*")
 _OPENED_THINK = re.compile(

@@ -11,10 +11,12 @@ import inspect
 import io
 import json
 import os
+import sys
 import types
 
 os.environ["UNSLOTH_ALLOW_CPU"] = "1"
 os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
+os.environ["TORCHDYNAMO_DISABLE"] = "1"
 
 
 def head_gradient(llama) -> list[float]:
@@ -59,6 +61,11 @@ def head_gradient(llama) -> list[float]:
 def main() -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         import unsloth
+        from unsloth.models import rl
+
+        # With 1 Unsloth leaves TRL's trainers in place; with 0 it writes and installs those for CUDA.
+        os.environ["UNSLOTH_ALLOW_CPU"] = "0"
+        rl.PatchFastRL(FastLanguageModel=unsloth.FastLanguageModel)
         from peft import LoraConfig
         from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
         from unsloth import FastLanguageModel
@@ -68,9 +75,10 @@ def main() -> None:
     def parameters(function) -> list[str]:
         return list(inspect.signature(function).parameters)
 
-    score = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    score = inspect.getsource(sys.modules[GRPOTrainer.__mro__[1].__module__])
     found = {
         "device": unsloth.DEVICE_TYPE,
+        "generated": [SFTTrainer.__name__, GRPOTrainer.__name__],
         "from_pretrained": parameters(FastLanguageModel.from_pretrained),
         "get_peft_model": parameters(llama.FastLlamaModel.get_peft_model),
         "qwen3": [cls.__name__ for cls in qwen3.FastQwen3Model.__mro__],

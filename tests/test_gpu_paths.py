@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import lite
+from lite import tokens
 
 ROOT = Path(lite.__file__).parent
 
@@ -47,6 +48,7 @@ def found():
 def test_the_sources_are_those_for_cuda(found):
     assert found["device"] == "cuda"
     assert "FastLlamaModel" in found["qwen3"]
+    assert found["generated"] == ["UnslothSFTTrainer", "UnslothGRPOTrainer"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +92,7 @@ def test_the_control_term_reaches_the_last_prompt_position_only(found):
 
 
 def test_unsloths_model_has_what_rollouts_through_vllm_call(found):
-    """The engine that is asked for in backend.py, and the names by which a PEFT model then has it."""
+    """The engine that is asked for in unsloth.py, and the names by which a PEFT model then has it."""
     asked = {"fast_inference", "gpu_memory_utilization", "max_lora_rank"}
     source = (ROOT / "models/unsloth.py").read_text(encoding="utf-8")
     assert all(f'"{name}"' in source for name in asked) and asked <= set(found["from_pretrained"])
@@ -100,4 +102,43 @@ def test_unsloths_model_has_what_rollouts_through_vllm_call(found):
     assert "shared_weights = True" in found["load_source"]  # else the trained rows would not reach it
     assert (
         "trainable_token" not in found["patch_peft_source"]
-    )  # if it hands these over one day, backend.py need not
+    )  # if it hands these over one day, unsloth.py need not
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory):
+    """What tests/generated_trainers.py finds, by way, stage, tie and pad."""
+    import torch
+
+    script, folder = Path(__file__).with_name("generated_trainers.py"), tmp_path_factory.mktemp("gradients")
+    found = {}
+    for way in ("plain", "unsloth"):
+        out = folder / f"{way}.pt"
+        done = subprocess.run(
+            [sys.executable, str(script), way, str(out)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(folder)},
+            cwd=folder,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[way] = torch.load(out)
+    return found
+
+
+@pytest.mark.parametrize("stage", ["of_chrpo", "of_sft"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("pad_is_eos", [True, False])
+def test_the_trainers_for_cuda_give_the_gradients_of_plain_trl(gradients, stage, tied, pad_is_eos):
+    plain, ours = (gradients[way][f"{stage} tied={tied} pad_is_eos={pad_is_eos}"] for way in gradients)
+    assert any(name.startswith("Unsloth") for name in ours["classes"])
+    assert not any(name.startswith("Unsloth") for name in plain["classes"])
+    assert ours["loss"] == pytest.approx(plain["loss"], rel=0.01)
+    assert set(ours["gradients"]) == set(plain["gradients"])
+    for name, expected in plain["gradients"].items():
+        assert expected.norm() > 0
+        assert (ours["gradients"][name] - expected).norm() < 0.01 * expected.norm(), name
+    if stage == "of_sft":
+        assert ours["width"] % tokens.PAD_MULTIPLE == 0 and ours["width"] <= int(ours["asked"]["max_length"])
+        assert ours["asked"]["optim"] == "OptimizerNames.ADAMW_TORCH_FUSED"
+        assert ours["asked"]["padding_free"] != "True" and ours["asked"]["packing"] == "False"

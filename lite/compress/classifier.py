@@ -27,8 +27,8 @@ from lite.run import Run
 from lite.runtime.files import atomic_folder, read_records
 from lite.runtime.progress import progress
 from lite.schema import Labels
+from lite.tokens import IGNORED
 
-IGNORED = -100
 TINY = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
 
 

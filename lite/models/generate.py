@@ -32,17 +32,10 @@ def _sample_vllm(
 ) -> list[list[int]]:
     """One reply per prompt from the vLLM that shares the model's weights, with the adapter as it is now.
 
-    Call in inference mode. Unsloth hands LoRA over. The trained rows go into the shared table, where training does not
-    read them: PEFT puts its own in their place.
+    Call in `for_rollouts`: the trained rows stand in the shared table. Unsloth hands LoRA over.
     """
-    from peft.tuners.trainable_tokens import TrainableTokensLayer
     from vllm import SamplingParams
 
-    for layer in model.modules():
-        if isinstance(layer, TrainableTokensLayer):
-            weight = layer.get_base_layer().weight  # (V, d)
-            for name, rows in layer.trainable_tokens_delta.items():
-                weight[layer.token_indices[name]] = rows.to(weight)
     params = [
         SamplingParams(
             max_tokens=max_tokens,
@@ -83,8 +76,8 @@ def generate(
     """
     import torch
 
-    stops = stop_ids(model, tokenizer)
     pad = tokenizer.pad_token_id
+    stops = sorted({*stop_ids(model, tokenizer), pad})
     sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}

@@ -7,18 +7,21 @@ the functions, and `prepare` first: Unsloth patches transformers, TRL and PEFT a
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
+import itertools
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
 from lite.models import pretrained
 from lite.runtime.hardware import multiplies_bf16
-from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, without_opened_think
+from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, PAD_MULTIPLE, without_opened_think
 
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _NOWHERE = open(os.devnull, "w")  # a real file, as vLLM wants; it stays open for who took it for stdout
@@ -40,6 +43,7 @@ def prepare() -> None:
     os.environ.setdefault("UNSLOTH_CPU_BF16", str(int(multiplies_bf16())))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ.setdefault("UNSLOTH_DECODE_CUDA_GRAPHS", "1")  # by itself only inside TRL's own generation
     os.environ.setdefault("UNSLOTH_VLLM_MERGED_ROLLOUT", "0")  # it would fold LoRA, and knows no trained rows
     # Notices about torchao's enums, and about kernels of the hub that bitsandbytes can do without.
     for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
@@ -90,6 +94,25 @@ def control_ids(tokenizer) -> list[int]:
     return [tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS]
 
 
+def with_own_pad(tokenizer, num_rows: int, prompts: Iterable[list[int]]):
+    """The tokenizer, or a copy, whose pad is neither its EOS nor in a prompt; `generate` ends replies at it.
+
+    Unsloth's GRPO on CUDA takes every pad id for padding: an EOS or a turn's end that is one would get no gradient.
+    `num_rows` is the length of the embedding table. Raises LiteError where no id is left.
+    """
+    used = {tokenizer.eos_token_id, *control_ids(tokenizer), *itertools.chain.from_iterable(prompts)}
+    if tokenizer.pad_token_id not in used:
+        return tokenizer
+    tokenizer = copy.deepcopy(tokenizer)
+    special = (id for id, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special)
+    free = next((id for id in special if id not in used), None)
+    if free is None and len(tokenizer) == num_rows:
+        raise LiteError("chrpo: the tokenizer has no token left to pad with; add a pad token to it")
+    name = "<|padding|>" if free is None else tokenizer.convert_ids_to_tokens(free)
+    tokenizer.add_special_tokens({"pad_token": name})
+    return tokenizer
+
+
 def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: int = 0, vllm: float = 0.0):
     """The base model with a row for every token; ties are kept.
 
@@ -100,9 +123,12 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: 
 
     name, what = pretrained.resolve(model), f"model {model!r}"
     pretrained.check_weights(name, what)
-    # Asked for more than the model was trained on, Unsloth on CUDA stretches its RoPE: another model.
+    # Asked for more than the model was trained on, Unsloth on CUDA stretches its RoPE: another model. It cuts inputs,
+    # but not labels, at the window: SFT pads rows to a multiple of 16.
     config = pretrained.load_config(name, what)
-    window = min(max_tokens, getattr(config, "max_position_embeddings", max_tokens))
+    window = min(
+        -(-max_tokens // PAD_MULTIPLE) * PAD_MULTIPLE, getattr(config, "max_position_embeddings", max_tokens)
+    )
     engine = {}
     if vllm:
         if len(tokenizer) > config.vocab_size:
@@ -120,6 +146,7 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: 
                 use_safetensors=True,
                 dtype=None,  # on a CPU see multiplies_bf16
                 load_in_4bit=four_bit,
+                use_exact_model_name=True,  # else a quantised copy of Unsloth's, which is another model
                 use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
                 **engine,
             )
@@ -133,10 +160,25 @@ def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: 
                 f"chrpo.vllm = {vllm}: prompt and rollout take {max_tokens} tokens, and vLLM has room for {room};"
                 " raise it, or lower chrpo.max_tokens"
             )
+    _check_base(base, name, what, four_bit and getattr(config, "quantization_config", None) is None)
     rows = base.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:  # most bases have spare rows; then nothing is resized
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return base
+
+
+def _check_base(base, name: str, what: str, quantised: bool) -> None:
+    """Raise LiteError where Unsloth loaded another model than the one named, or left linear layers unquantised."""
+    loaded = base.config._name_or_path
+    if loaded != name:
+        raise LiteError(f"{what}: Unsloth loaded {loaded} in its place; give a local copy of the model")
+    if quantised:
+        layers = [module for key, module in base.named_modules() if key.rpartition(".")[2] in LINEAR_LAYERS]
+        num = sum(type(module).__name__ == "Linear4bit" for module in layers)
+        if num != len(layers):
+            raise LiteError(
+                f"{what}: {num} of {len(layers)} linear layers were loaded in NF4; set sft.four_bit to false"
+            )
 
 
 def _init_rows(base, tokenizer, seed: int) -> None:
@@ -205,7 +247,7 @@ def load_trainable(
     base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit, rank=rank, vllm=vllm)
     ids = control_ids(tokenizer)
     _init_rows(base, tokenizer, seed)
-    tied = base.get_input_embeddings().weight is base.get_output_embeddings().weight
+    tied = base.get_input_embeddings().weight.data_ptr() == base.get_output_embeddings().weight.data_ptr()
     with _quiet():
         peft_model = FastLanguageModel.get_peft_model(
             base,
@@ -246,17 +288,67 @@ def load(model: str, *, max_tokens: int, adapter: Path | None = None, four_bit: 
         adapter_file(adapter)
         with _quiet():
             base = PeftModel.from_pretrained(base, str(adapter))
-            if not four_bit:
+            if four_bit:
+                _place_rows(base)
+            else:
                 base = base.merge_and_unload()
     FastLanguageModel.for_inference(base)
     return base, tokenizer
 
 
+def _place_rows(model) -> Callable[[], None]:
+    """Write the trained token rows of a PEFT model into its base; returns what takes them out again.
+
+    PEFT's wrappers around embedding and head are left out meanwhile: they copy the (V, d) table at every use.
+    """
+    import torch
+    from peft.utils.other import TrainableTokensWrapper
+
+    undo: list[Callable[[], object]] = []
+    wrappers = [
+        (key, part) for key, part in model.named_modules() if isinstance(part, TrainableTokensWrapper)
+    ]
+    for key, wrapper in wrappers:
+        layer = wrapper.token_adapter
+        weight = layer.get_base_layer().weight.data  # (V, d)
+        for name in layer.active_adapters:
+            rows = layer.token_indices[name]
+            undo.append(functools.partial(weight.__setitem__, rows, weight[rows].clone()))
+            weight[rows] = layer.trainable_tokens_delta[name].detach().to(weight)
+        parent, _, leaf = key.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
+        undo.append(functools.partial(setattr, model.get_submodule(parent), leaf, wrapper))
+
+    def take_out() -> None:
+        with torch.no_grad():
+            for step in reversed(undo):
+                step()
+
+    return take_out
+
+
+def release_memory(model=None) -> None:
+    """Hand back the GPU memory that nothing uses: Unsloth sizes its chunks by what is free."""
+    import gc
+
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    if model is not None:
+        from unsloth.models import _decode_graphs
+
+        _decode_graphs.release_for_training(model)  # captured steps, and the key-value cache of the last call
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 @contextlib.contextmanager
 def for_rollouts(model) -> Iterator[Any]:
-    """A PEFT model in training made ready to generate; the same weights and mode come back after.
+    """A PEFT model in training made ready to generate; the same weights, mode and free memory come back after.
 
     On a CPU the adapter is folded into the base for that time: LoRA's small products cost more than the base.
+    Elsewhere only the token rows are.
     """
     import torch
     from unsloth import FastLanguageModel
@@ -264,7 +356,9 @@ def for_rollouts(model) -> Iterator[Any]:
     fold = model.device.type == "cpu" and not getattr(model, "is_loaded_in_4bit", False)
     frozen = [param for param in model.parameters() if not param.requires_grad] if fold else []
     saved = [param.detach().clone() for param in frozen]
+    release_memory()
     FastLanguageModel.for_inference(model)
+    take_out = _place_rows(model) if not fold else None
     if fold:
         model.merge_adapter()
     try:
@@ -275,7 +369,10 @@ def for_rollouts(model) -> Iterator[Any]:
             with torch.no_grad():  # unmerging leaves rounding errors
                 for param, before in zip(frozen, saved, strict=True):
                     param.copy_(before)
+        else:
+            take_out()
         FastLanguageModel.for_training(model)
+        release_memory(model)
 
 
 def last_logits(model, ids, mask):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from lite.config import Recipe
 from lite.plan.machine import CARDS, Machine
 from lite.plan.model_shape import Shape
-from lite.tokens import MODES, RATIOS
+from lite.tokens import MODES, PAD_MULTIPLE, RATIOS
 
 # What to turn down where a term is too large; a stage's own word first.
 REMEDIES = {
@@ -90,7 +90,6 @@ FRAGMENTS = 0.2  # of activations on a CPU: freed memory that no tensor fits int
 LOSS_ELEMENTS = 8 * 1024 * 1024  # logits at once in lite.train.cpu, 10 bytes each with what becomes of them
 LOGIT_BYTES = 16  # per logit of a chunk in Unsloth's loss on CUDA
 MOST_LOGITS = 4 * 2**30  # of such a chunk; it takes half of what is free at most
-PAD = 16  # SFT pads rows to multiples of it: few shapes, so that memory that was freed fits again
 SAMPLING_BYTES = 36  # per logit: in float32, sorted, summed up, with its 64-bit index
 NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a quantised weight, with its share of both scales
 
@@ -122,7 +121,7 @@ def kv_cache(shape: Shape, tokens: float, width: int) -> float:
 
 
 def padded(tokens: int) -> int:
-    return -(-tokens // PAD) * PAD
+    return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 def training(recipe: Recipe, shape: Shape, machine: Machine, rows: int, tokens: int, linear_bytes: float):

@@ -28,7 +28,8 @@ from lite.plan.model_shape import PlainTokenizer, Shape, read_encoder, read_shap
 from lite.run import READS, Run
 from lite.runtime.files import read_records
 from lite.schema import Problem, Row
-from lite.train.sft import IGNORED, encode_row
+from lite.tokens import IGNORED
+from lite.train.sft import encode_row
 
 NUM_PROBLEMS = 200  # drawn to look at, where a run has none yet
 

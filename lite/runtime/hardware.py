@@ -26,6 +26,7 @@ def reset_peak_memory() -> None:
     with contextlib.suppress(OSError, AttributeError, TypeError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)
     if cuda := _cuda():
+        cuda.empty_cache()
         cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
@@ -44,10 +45,13 @@ def peak_memory_gb() -> float:
     )
 
 
-def peak_gpu_memory_gb() -> float:
-    """Peak of what torch took of the GPU since the last reset, in GB; 0 without one."""
+def peak_gpu_memory_gb() -> dict[str, float]:
+    """Peaks since the last reset, in GB: `allocated` to tensors, and `reserved` by torch for them; 0 without a GPU."""
     cuda = _cuda()
-    return cuda.max_memory_reserved() / 1e9 if cuda else 0.0
+    return {
+        "allocated": round(cuda.max_memory_allocated() / 1e9, 3) if cuda else 0.0,
+        "reserved": round(cuda.max_memory_reserved() / 1e9, 3) if cuda else 0.0,
+    }
 
 
 def num_cores() -> int:

@@ -154,7 +154,8 @@ class Environment:
     def __init__(self, teachers: list[TeacherRatio], tokenizer, config: Chrpo, seed: int, journal: Journal):
         self.teachers = {teacher.id: teacher for teacher in teachers}
         self.prompts = encode_prompts(tokenizer, teachers, config.fixed_share)
-        self.tokenizer, self.config, self.seed, self.journal = tokenizer, config, seed, journal
+        self.tokenizer = tokenizer  # its pad must be its own, see unsloth.with_own_pad
+        self.config, self.seed, self.journal = config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
         # Realised ratios at 1.0, by the probe's replies.
         self.at_full = deque([1.0] * DRIFT_STEPS, DRIFT_STEPS)
@@ -254,7 +255,7 @@ def trainer_class():
     return ChrpoTrainer
 
 
-def make_trainer(model, tokenizer, environment: Environment, folder: str):
+def make_trainer(model, environment: Environment, folder: str):
     """The trainer of a stage, on the environment's prompts."""
     os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # rollout_func: token-exact prompts, fast sampling on a CPU
     import torch
@@ -282,7 +283,7 @@ def make_trainer(model, tokenizer, environment: Environment, folder: str):
 
     trainer = trainer_class()(
         model=model,
-        processing_class=tokenizer,
+        processing_class=environment.tokenizer,
         reward_funcs=[main],
         rollout_func=environment.rollout,
         train_dataset=Dataset.from_dict({"prompt": [ids[place] for place in order]}),
@@ -347,8 +348,10 @@ def run(run: Run) -> dict[str, Any]:
         write_records(log, kept)  # steps after the checkpoint are made again
     distributed.wait()
     with Journal(log, StepRewards) as journal:
-        environment = Environment(teachers, tokenizer, config, run.recipe.seed, journal)
-        trainer = make_trainer(model, tokenizer, environment, str(work))
+        num_rows = model.get_input_embeddings().weight.shape[0]
+        padding = unsloth.with_own_pad(tokenizer, num_rows, prompts.values())
+        environment = Environment(teachers, padding, config, run.recipe.seed, journal)
+        trainer = make_trainer(model, environment, str(work))
         checkpoints.fit(trainer, "chrpo", config.steps, resume)
         steps = journal.records
     if not distributed.is_main():

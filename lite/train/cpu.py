@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from lite.train.sft import IGNORED
+from lite.tokens import IGNORED
 
 CHUNK_ELEMENTS = 8 * 1024 * 1024  # logits in memory at once; 32 MB in float32
 GRAIN = 32  # sizes are multiples of it: oneDNN keeps a kernel for each size that it has seen

@@ -19,14 +19,11 @@ from lite import tokens
 from lite.config import Sft
 from lite.errors import LiteError
 from lite.models import unsloth
-from lite.plan.estimate import PAD
 from lite.run import Run
 from lite.runtime import distributed
 from lite.runtime.files import atomic_write, read_records
 from lite.schema import Row
 from lite.train import checkpoints
-
-IGNORED = -100  # label of a token without a loss
 
 
 def encode_row(tokenizer, row: Row) -> tuple[list[int], list[int]]:
@@ -34,7 +31,7 @@ def encode_row(tokenizer, row: Row) -> tuple[list[int], list[int]]:
     prompt = tokens.encode_prompt(tokenizer, row.question, row.mode)
     text = tokens.write_reply(row.ratio, row.think, row.visible)
     reply = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
-    return prompt + reply, [IGNORED] * len(prompt) + reply
+    return prompt + reply, [tokens.IGNORED] * len(prompt) + reply
 
 
 def training_order(lengths: Sequence[int], per_step: int, epochs: float, seed: int) -> list[int]:
@@ -128,7 +125,7 @@ def make_trainer(
             dataset_kwargs={"skip_prepare_dataset": True},  # the rows are tokenised
             max_length=None,
             packing=False,
-            pad_to_multiple_of=PAD,
+            pad_to_multiple_of=tokens.PAD_MULTIPLE,
             num_train_epochs=1,  # the order holds all epochs
             max_steps=config.max_steps,
             per_device_train_batch_size=batch_size,

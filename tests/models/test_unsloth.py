@@ -170,17 +170,65 @@ def test_four_bit_base_trains(folder):
     assert len(rows) == 1 and rows[0].shape == (6, 64) and rows[0].grad.abs().sum() > 0
 
 
-def test_vllm_is_given_the_trained_rows_the_adapter_and_a_seed_for_each_reply(folder, monkeypatch):
-    """vLLM needs a GPU; a stand-in with the names that Unsloth gives its model notes what it is asked for."""
+@pytest.mark.parametrize("tied", [True, False])
+def test_rollouts_of_a_quantised_base_read_the_trained_rows_from_its_tables(tmp_path, tied):
+    """PEFT's wrappers would copy the whole table at every decode step."""
+    import torch
+    from peft.utils.other import TrainableTokensWrapper
+
+    folder = str(tiny_model.write(tmp_path, tied=tied))
+    model, tokenizer = unsloth.load_trainable(folder, **{**SETTINGS, "four_bit": True})
+    with torch.no_grad():
+        for param in model.parameters():
+            if param.requires_grad:
+                param.add_(0.05 * torch.randn_like(param))
+    trained = {name: param.detach().clone() for name, param in model.named_parameters()}
+    ids = tiny_model.prompt_ids(model, tokenizer, "2 + 3", "0.4")
+    expected = unsloth.last_logits(model, ids, torch.ones_like(ids))
+    with unsloth.for_rollouts(model) as inner, torch.no_grad():
+        assert not any(isinstance(part, TrainableTokensWrapper) for part in inner.modules())
+        assert torch.equal(unsloth.last_logits(inner, ids, torch.ones_like(ids)), expected)
+    assert sum(isinstance(part, TrainableTokensWrapper) for part in model.modules()) == 2
+    for name, param in model.named_parameters():
+        assert torch.equal(param, trained[name]), name
+    assert torch.equal(unsloth.last_logits(model, ids, torch.ones_like(ids)), expected)
+
+
+def test_a_pad_of_its_own(folder):
+    tokenizer = unsloth.load_tokenizer(folder)
+    own, other = tokenizer.pad_token_id, tokenizer.encode("x")
+    assert unsloth.with_own_pad(tokenizer, 300, [other]) is tokenizer
+    for used in ([other, [own]], []):  # the pad stands in a prompt, or is the EOS
+        if not used:
+            tokenizer.pad_token = tokenizer.eos_token
+        padding = unsloth.with_own_pad(tokenizer, 300, used)
+        assert padding.pad_token_id not in {
+            tokenizer.eos_token_id,
+            *sum(used, []),
+            *unsloth.control_ids(tokenizer),
+        }
+        assert padding.encode("a<COMP_20>") == tokenizer.encode("a<COMP_20>")
+    everything = [[*range(len(tokenizer))]]
+    assert unsloth.with_own_pad(tokenizer, 300, everything).pad_token_id == len(tokenizer)
+    with pytest.raises(LiteError, match="no token left to pad with"):
+        unsloth.with_own_pad(tokenizer, len(tokenizer), everything)
+
+
+def test_another_base_than_the_one_named_is_refused(folder):
     import torch
 
-    model, tokenizer = unsloth.load_trainable(folder, **SETTINGS)
-    (rows,) = [param for name, param in model.named_parameters() if "trainable_tokens_delta" in name]
-    with torch.no_grad():
-        rows.add_(1.0)
-    table = model.get_input_embeddings().original_module.weight
-    prompts, before = [[5, 6], [7], [5, 6]], table.clone()
-    logits = model(input_ids=torch.tensor([[5, 261]])).logits
+    layer = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(2, 2)})
+    layer.config = SimpleNamespace(_name_or_path="unsloth/another")
+    with pytest.raises(LiteError, match="loaded unsloth/another in its place"):
+        unsloth._check_base(layer, folder, "model", False)
+    with pytest.raises(LiteError, match="0 of 1 linear layers were loaded in NF4"):
+        unsloth._check_base(layer, "unsloth/another", "model", True)
+
+
+def test_vllm_is_given_the_adapter_and_a_seed_for_each_reply(folder, monkeypatch):
+    """vLLM needs a GPU; a stand-in with the names that Unsloth gives its model notes what it is asked for."""
+    tokenizer = unsloth.load_tokenizer(folder)
+    prompts = [[5, 6], [7], [5, 6]]
     asked = {}
 
     def fast_generate(prompts, **rest):
@@ -196,7 +244,6 @@ def test_vllm_is_given_the_trained_rows_the_adapter_and_a_seed_for_each_reply(fo
     served = SimpleNamespace(
         device=SimpleNamespace(type="cuda"),
         vllm_engine=True,
-        modules=model.modules,
         fast_generate=fast_generate,
         load_lora=lambda folder, load_tensors: (Path(folder).is_dir(), load_tensors),
     )
@@ -209,12 +256,7 @@ def test_vllm_is_given_the_trained_rows_the_adapter_and_a_seed_for_each_reply(fo
     params = asked["sampling_params"]
     assert len({one.seed for one in params}) == 3
     assert all((one.max_tokens, one.temperature, one.top_p) == (3, 0.7, 0.9) for one in params)
-    assert all(one.stop_token_ids == [end] for one in params)
-    ids = unsloth.control_ids(tokenizer)
-    others = [id for id in range(len(table)) if id not in ids]
-    assert torch.equal(table[ids], rows) and not torch.equal(before[ids], rows)
-    assert torch.equal(table[others], before[others])
-    assert torch.equal(model(input_ids=torch.tensor([[5, 261]])).logits, logits)
+    assert all(one.stop_token_ids == sorted({end, tokenizer.pad_token_id}) for one in params)
 
 
 def test_vllm_where_there_is_none(folder, tmp_path):

@@ -139,7 +139,7 @@ def trainer(make_run, tmp_path):
     )
     with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
         environment = chrpo.Environment(TEACHERS, tokenizer, run.recipe.chrpo, 0, journal)
-        yield chrpo.make_trainer(model, tokenizer, environment, str(tmp_path / "work"))
+        yield chrpo.make_trainer(model, environment, str(tmp_path / "work"))
 
 
 def test_control_term_reaches_only_the_first_output_position(trainer):
@@ -251,5 +251,5 @@ def test_control_term_teaches_the_choice(make_run, tmp_path, monkeypatch):
     before = preference()
     with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
         environment = chrpo.Environment(TEACHERS[:1], tokenizer, run.recipe.chrpo, 0, journal)
-        chrpo.make_trainer(model, tokenizer, environment, str(tmp_path / "work")).train()
+        chrpo.make_trainer(model, environment, str(tmp_path / "work")).train()
     assert preference() > before + 0.1
