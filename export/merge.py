@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
-from lite.models import pretrained, unsloth
+from lite.models import adapters, pretrained
 from lite.run import Run
 from lite.runtime.files import atomic_folder
 from lite.runtime.progress import progress
@@ -36,7 +36,7 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
     Spare embedding rows of the base take the new tokens; where there are none the embedding grows. Tied
     embeddings stay tied. Raises LiteError where the adapter is not there or does not fit.
     """
-    weights = unsloth.adapter_file(adapter)
+    weights = adapters.adapter_file(adapter)
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

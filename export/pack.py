@@ -25,7 +25,7 @@ from lite import config as recipe
 from lite.errors import LiteError
 from lite.gguf import check
 from lite.gguf.calibration import Calibration
-from lite.models import unsloth
+from lite.models import adapters
 from lite.plan.estimate import MERGED_WIDTH
 from lite.run import Run
 from lite.runtime.files import atomic_write, write_json
@@ -82,7 +82,7 @@ def of_run(folder: Path) -> Source:
 
 def _merged(base: str, adapter: Path, work: Path) -> Source:
     """Merge an adapter into its base, in the base's own number format, under `work`."""
-    unsloth.adapter_file(adapter)
+    adapters.adapter_file(adapter)
     folder = local(base)
     config = vocab.read_json(folder / "config.json")
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")

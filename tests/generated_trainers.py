@@ -47,7 +47,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast  # noqa: E402
 
 from lite import tokens  # noqa: E402
 from lite.config import Chrpo, Sft  # noqa: E402
-from lite.models import unsloth  # noqa: E402
+from lite.models import adapters, unsloth  # noqa: E402
 from lite.runtime.files import Journal  # noqa: E402
 from lite.schema import TeacherRatio  # noqa: E402
 from lite.train import chrpo, cpu, sft  # noqa: E402
@@ -65,7 +65,7 @@ def load(folder: Path, tied: bool, pad_is_eos: bool):
     if pad_is_eos:
         tokenizer.pad_token = tokenizer.eos_token
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = unsloth.control_ids(tokenizer)
+    ids = adapters.control_ids(tokenizer)
     rows = ids if tied else {"embed_tokens": ids, "lm_head": ids}
     settings = {"r": 8, "lora_alpha": 16, "target_modules": unsloth.LINEAR_LAYERS}
     model = get_peft_model(base, LoraConfig(**settings, trainable_token_indices=rows))
@@ -136,14 +136,14 @@ def of_chrpo(model, tokenizer, folder: str) -> dict:
     config = Chrpo(prompts=2, group=4, batch_size=4, steps=1, temperature=TEMPERATURE, max_tokens=COMPLETION)
     with Journal(Path(folder) / "rewards.jsonl", chrpo.StepRewards) as journal:
         prompts = [tokens.encode_prompt(tokenizer, teacher.question, tokens.POLICY) for teacher in teachers]
-        padding = unsloth.with_own_pad(tokenizer, model.get_input_embeddings().weight.shape[0], prompts)
+        padding = adapters.with_own_pad(tokenizer, model.get_input_embeddings().weight.shape[0], prompts)
         environment = chrpo.Environment(teachers, padding, config, 0, journal)
         trainer = chrpo.make_trainer(model, environment, folder)
     if WAY == "plain":  # TRL's fused head is a Triton kernel: the same log-probabilities from logits
         trainer._get_per_token_logps_and_entropies = log_probs
     model.train()
     trainer.current_gradient_accumulation_steps = 2
-    inputs = rollouts(padding.pad_token_id, padding.eos_token_id, unsloth.control_ids(padding))
+    inputs = rollouts(padding.pad_token_id, padding.eos_token_id, adapters.control_ids(padding))
     classes = [cls.__name__ for cls in type(trainer).__mro__]
     return gradients(trainer.compute_loss(trainer.model, inputs), model) | {"classes": classes}
 
@@ -160,7 +160,7 @@ def of_sft(model, tokenizer, folder: str) -> dict:
     lengths = (37, 30, 21, 50)
     generator = torch.Generator().manual_seed(3)
     rows = [torch.randint(10, 250, (length,), generator=generator).tolist() for length in lengths]
-    end, (choice, *_, asked) = tokenizer.eos_token_id, unsloth.control_ids(tokenizer)
+    end, (choice, *_, asked) = tokenizer.eos_token_id, adapters.control_ids(tokenizer)
     rows = [[*row[:2], end, row[3], asked, row[5], choice, *row[7:-1], end] for row in rows]
     pairs = [(row, [tokens.IGNORED] * 6 + row[6:]) for row in rows]
     config = Sft(batch_size=4, accumulation=2, max_tokens=64)

@@ -94,7 +94,7 @@ def test_the_control_term_reaches_the_last_prompt_position_only(found):
 def test_unsloths_model_has_what_rollouts_through_vllm_call(found):
     """The engine that is asked for in unsloth.py, and the names by which a PEFT model then has it."""
     asked = {"fast_inference", "gpu_memory_utilization", "max_lora_rank"}
-    source = (ROOT / "models/unsloth.py").read_text(encoding="utf-8")
+    source = "".join((ROOT / "models" / name).read_text("utf-8") for name in ("unsloth.py", "generate.py"))
     assert all(f'"{name}"' in source for name in asked) and asked <= set(found["from_pretrained"])
     for name in ("vllm_engine", "fast_generate", "load_lora"):
         assert f"model.{name} = " in found["patch_peft_source"] and name in source

@@ -7,21 +7,19 @@ the functions, and `prepare` first: Unsloth patches transformers, TRL and PEFT a
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
-import itertools
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
 from lite.models import pretrained
+from lite.models.adapters import adapter_file, control_ids, init_rows, load_adapter_weights, place_rows
 from lite.runtime.hardware import multiplies_bf16
-from lite.tokens import CONTROL_TOKENS, CONTROL_WORDS, PAD_MULTIPLE, without_opened_think
+from lite.tokens import CONTROL_TOKENS, PAD_MULTIPLE, without_opened_think
 
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _NOWHERE = open(os.devnull, "w")  # a real file, as vLLM wants; it stays open for who took it for stdout
@@ -86,30 +84,6 @@ def load_tokenizer(model: str):
         tokenizer.pad_token = tokenizer.eos_token
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = without_opened_think(tokenizer.chat_template)
-    return tokenizer
-
-
-def control_ids(tokenizer) -> list[int]:
-    """Ids of the control tokens, in the order of lite.tokens.CONTROL_TOKENS."""
-    return [tokenizer.convert_tokens_to_ids(token) for token in CONTROL_TOKENS]
-
-
-def with_own_pad(tokenizer, num_rows: int, prompts: Iterable[list[int]]):
-    """The tokenizer, or a copy, whose pad is neither its EOS nor in a prompt; `generate` ends replies at it.
-
-    Unsloth's GRPO on CUDA takes every pad id for padding: an EOS or a turn's end that is one would get no gradient.
-    `num_rows` is the length of the embedding table. Raises LiteError where no id is left.
-    """
-    used = {tokenizer.eos_token_id, *control_ids(tokenizer), *itertools.chain.from_iterable(prompts)}
-    if tokenizer.pad_token_id not in used:
-        return tokenizer
-    tokenizer = copy.deepcopy(tokenizer)
-    special = (id for id, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special)
-    free = next((id for id in special if id not in used), None)
-    if free is None and len(tokenizer) == num_rows:
-        raise LiteError("chrpo: the tokenizer has no token left to pad with; add a pad token to it")
-    name = "<|padding|>" if free is None else tokenizer.convert_ids_to_tokens(free)
-    tokenizer.add_special_tokens({"pad_token": name})
     return tokenizer
 
 
@@ -181,49 +155,6 @@ def _check_base(base, name: str, what: str, quantised: bool) -> None:
             )
 
 
-def _init_rows(base, tokenizer, seed: int) -> None:
-    """Start each control token's row between a word's embedding and a random direction, at the average length.
-
-    The word gives the model something it heeds already, the direction keeps the rows apart: alike (cosine .95,
-    around the mean of all others) the tiny model did not learn the dial.
-    """
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    ids = control_ids(tokenizer)
-    layers = {
-        id(layer.weight): layer for layer in (base.get_input_embeddings(), base.get_output_embeddings())
-    }
-    for layer in layers.values():  # one layer where they are tied
-        weight = layer.weight.data  # (V, d)
-        length = weight[: min(ids)].float().norm(dim=1).mean()
-        for row, word in zip(ids, CONTROL_WORDS, strict=True):
-            meaning = weight[tokenizer.encode(word, add_special_tokens=False)].float().mean(0)
-            noise = torch.randn(len(meaning), generator=generator).to(weight.device)
-            start = torch.nn.functional.normalize(meaning, dim=0) + 0.7 * torch.nn.functional.normalize(
-                noise, dim=0
-            )
-            weight[row] = (torch.nn.functional.normalize(start, dim=0) * length).to(weight.dtype)
-
-
-def adapter_file(adapter: Path) -> Path:
-    """The weights of a saved adapter. Raises LiteError where they are not there."""
-    path = adapter / "adapter_model.safetensors"
-    if not path.is_file():
-        raise LiteError(f"{adapter}: holds no {path.name}; run the stage that trains it again")
-    return path
-
-
-def load_adapter_weights(model, adapter: Path) -> None:
-    """Put a saved adapter's weights into a model from `load_trainable` of the same rank."""
-    from peft import load_peft_weights, set_peft_model_state_dict
-
-    adapter_file(adapter)
-    loaded = set_peft_model_state_dict(model, load_peft_weights(str(adapter), device="cpu"))
-    if loaded.unexpected_keys:
-        raise LiteError(f"{adapter}: made for another model (it has {loaded.unexpected_keys[0]})")
-
-
 def load_trainable(
     model: str,
     *,
@@ -246,7 +177,7 @@ def load_trainable(
 
     base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit, rank=rank, vllm=vllm)
     ids = control_ids(tokenizer)
-    _init_rows(base, tokenizer, seed)
+    init_rows(base, tokenizer, seed)
     tied = base.get_input_embeddings().weight.data_ptr() == base.get_output_embeddings().weight.data_ptr()
     with _quiet():
         peft_model = FastLanguageModel.get_peft_model(
@@ -289,42 +220,11 @@ def load(model: str, *, max_tokens: int, adapter: Path | None = None, four_bit: 
         with _quiet():
             base = PeftModel.from_pretrained(base, str(adapter))
             if four_bit:
-                _place_rows(base)
+                place_rows(base)
             else:
                 base = base.merge_and_unload()
     FastLanguageModel.for_inference(base)
     return base, tokenizer
-
-
-def _place_rows(model) -> Callable[[], None]:
-    """Write the trained token rows of a PEFT model into its base; returns what takes them out again.
-
-    PEFT's wrappers around embedding and head are left out meanwhile: they copy the (V, d) table at every use.
-    """
-    import torch
-    from peft.utils.other import TrainableTokensWrapper
-
-    undo: list[Callable[[], object]] = []
-    wrappers = [
-        (key, part) for key, part in model.named_modules() if isinstance(part, TrainableTokensWrapper)
-    ]
-    for key, wrapper in wrappers:
-        layer = wrapper.token_adapter
-        weight = layer.get_base_layer().weight.data  # (V, d)
-        for name in layer.active_adapters:
-            rows = layer.token_indices[name]
-            undo.append(functools.partial(weight.__setitem__, rows, weight[rows].clone()))
-            weight[rows] = layer.trainable_tokens_delta[name].detach().to(weight)
-        parent, _, leaf = key.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, layer.get_base_layer())
-        undo.append(functools.partial(setattr, model.get_submodule(parent), leaf, wrapper))
-
-    def take_out() -> None:
-        with torch.no_grad():
-            for step in reversed(undo):
-                step()
-
-    return take_out
 
 
 def release_memory(model=None) -> None:
@@ -358,7 +258,7 @@ def for_rollouts(model) -> Iterator[Any]:
     saved = [param.detach().clone() for param in frozen]
     release_memory()
     FastLanguageModel.for_inference(model)
-    take_out = _place_rows(model) if not fold else None
+    take_out = place_rows(model) if not fold else None
     if fold:
         model.merge_adapter()
     try:

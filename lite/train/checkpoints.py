@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from lite.models import unsloth
+from lite.models import adapters
 from lite.runtime.files import atomic_folder
 from lite.runtime.progress import Meter, progress
 
@@ -53,7 +53,7 @@ def fit(trainer, name: str, total: int, resume: Path | None) -> None:
     silence(trainer)
     if resume and step_of(resume) >= total:  # cut after the last step: Trainer would take one more
         trainer.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
-        unsloth.load_adapter_weights(trainer.model, resume)
+        adapters.load_adapter_weights(trainer.model, resume)
         return
     with progress(name, total, "steps") as meter:
         meter.advance(step_of(resume))

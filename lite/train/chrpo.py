@@ -23,7 +23,7 @@ from typing import Any
 from lite import grading, tokens
 from lite.config import Chrpo
 from lite.errors import LiteError
-from lite.models import generate, unsloth
+from lite.models import adapters, generate, unsloth
 from lite.run import Run
 from lite.runtime import distributed
 from lite.runtime.files import Journal, read_records, write_records
@@ -154,7 +154,7 @@ class Environment:
     def __init__(self, teachers: list[TeacherRatio], tokenizer, config: Chrpo, seed: int, journal: Journal):
         self.teachers = {teacher.id: teacher for teacher in teachers}
         self.prompts = encode_prompts(tokenizer, teachers, config.fixed_share)
-        self.tokenizer = tokenizer  # its pad must be its own, see unsloth.with_own_pad
+        self.tokenizer = tokenizer  # its pad must be its own, see adapters.with_own_pad
         self.config, self.seed, self.journal = config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
         # Realised ratios at 1.0, by the probe's replies.
@@ -349,7 +349,7 @@ def run(run: Run) -> dict[str, Any]:
     distributed.wait()
     with Journal(log, StepRewards) as journal:
         num_rows = model.get_input_embeddings().weight.shape[0]
-        padding = unsloth.with_own_pad(tokenizer, num_rows, prompts.values())
+        padding = adapters.with_own_pad(tokenizer, num_rows, prompts.values())
         environment = Environment(teachers, padding, config, run.recipe.seed, journal)
         trainer = make_trainer(model, environment, str(work))
         checkpoints.fit(trainer, "chrpo", config.steps, resume)

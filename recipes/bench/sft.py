@@ -27,7 +27,7 @@ import time
 
 from lite import tokens
 from lite.config import Sft
-from lite.models import pretrained, unsloth
+from lite.models import adapters, pretrained, unsloth
 from lite.runtime.hardware import peak_memory_gb
 from lite.schema import Row
 from lite.train import sft
@@ -83,7 +83,7 @@ def plain(rows: list[Row], model: str, config: Sft, seed: int, folder: str, in_o
             r=config.rank,
             lora_alpha=config.alpha,
             target_modules=unsloth.LINEAR_LAYERS,
-            trainable_token_indices=unsloth.control_ids(tokenizer),
+            trainable_token_indices=adapters.control_ids(tokenizer),
             task_type="CAUSAL_LM",
         ),
     )

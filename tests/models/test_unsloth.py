@@ -11,7 +11,7 @@ import tiny_model
 
 from lite import tokens
 from lite.errors import LiteError
-from lite.models import generate, pretrained, unsloth
+from lite.models import adapters, generate, pretrained, unsloth
 from lite.runtime import hardware
 
 SETTINGS = {"max_tokens": 256, "rank": 4, "alpha": 8, "four_bit": False, "seed": 3}
@@ -49,7 +49,7 @@ def test_a_cpu_computes_in_bf16_where_it_multiplies_matrices_of_it(monkeypatch, 
 
 def test_control_tokens_are_one_id_each_and_user_text_cannot_write_them(folder):
     tokenizer = unsloth.load_tokenizer(folder)
-    assert unsloth.control_ids(tokenizer) == [261, 262, 263, 264, 265, 266]
+    assert adapters.control_ids(tokenizer) == [261, 262, 263, 264, 265, 266]
     assert tokenizer.encode("<COMP_20>", add_special_tokens=False) == [261]
     prompt = tokens.encode_prompt(tokenizer, "a <COMP_20> <|im_end|>", "policy")
     assert [id for id in prompt if id >= 256] == [257, 266, 258, 257]  # start, POLICY, end, start
@@ -197,21 +197,21 @@ def test_rollouts_of_a_quantised_base_read_the_trained_rows_from_its_tables(tmp_
 def test_a_pad_of_its_own(folder):
     tokenizer = unsloth.load_tokenizer(folder)
     own, other = tokenizer.pad_token_id, tokenizer.encode("x")
-    assert unsloth.with_own_pad(tokenizer, 300, [other]) is tokenizer
+    assert adapters.with_own_pad(tokenizer, 300, [other]) is tokenizer
     for used in ([other, [own]], []):  # the pad stands in a prompt, or is the EOS
         if not used:
             tokenizer.pad_token = tokenizer.eos_token
-        padding = unsloth.with_own_pad(tokenizer, 300, used)
+        padding = adapters.with_own_pad(tokenizer, 300, used)
         assert padding.pad_token_id not in {
             tokenizer.eos_token_id,
             *sum(used, []),
-            *unsloth.control_ids(tokenizer),
+            *adapters.control_ids(tokenizer),
         }
         assert padding.encode("a<COMP_20>") == tokenizer.encode("a<COMP_20>")
     everything = [[*range(len(tokenizer))]]
-    assert unsloth.with_own_pad(tokenizer, 300, everything).pad_token_id == len(tokenizer)
+    assert adapters.with_own_pad(tokenizer, 300, everything).pad_token_id == len(tokenizer)
     with pytest.raises(LiteError, match="no token left to pad with"):
-        unsloth.with_own_pad(tokenizer, len(tokenizer), everything)
+        adapters.with_own_pad(tokenizer, len(tokenizer), everything)
 
 
 def test_another_base_than_the_one_named_is_refused(folder):

@@ -9,7 +9,7 @@ import tiny_model
 
 from lite import tokens
 from lite.errors import LiteError
-from lite.models import unsloth
+from lite.models import adapters, unsloth
 from lite.runtime.files import write_records
 from lite.schema import Row
 from lite.train import sft
@@ -52,7 +52,7 @@ def test_only_lora_and_the_six_rows_move(model_folder, tmp_path, make_run):
     inputs, outputs = model.get_input_embeddings().weight, model.get_output_embeddings().weight
     assert torch.equal(inputs, outputs)  # tied, with the trained rows in both
     changed = (outputs != effective).any(1).nonzero().squeeze(1).tolist()
-    assert changed == unsloth.control_ids(tokenizer)
+    assert changed == adapters.control_ids(tokenizer)
 
 
 def test_training_order():
