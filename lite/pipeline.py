@@ -106,6 +106,10 @@ def train(
             f"{distributed.num()} processes share one stage; add --stage with one of {', '.join(SHARED)}, and run the"
             " others without a launcher"
         )
+    if distributed.num() > 1:
+        from lite.models import unsloth
+
+        unsloth.prepare()
     run = Run(recipe, folder, base_url(endpoint) if endpoint else "")
     if not distributed.is_main():
         distributed.wait()  # the main process has the folder to itself until it is ready

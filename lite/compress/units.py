@@ -99,7 +99,7 @@ def _kind(chunk: str) -> Literal["formula", "number", "word"]:
         return "number"
     if _NUMBER.match(core):
         return "formula" if _EQUATION.search(core[1:]) else "number"
-    # <think>, <COMP_20>, URLs and query strings are words
+    # <think>, control tokens, URLs and query strings are words
     return "formula" if _EQUATION.search(core) and not re.match(r"</?\w|\w+://", chunk) else "word"
 
 

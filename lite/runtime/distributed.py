@@ -27,11 +27,8 @@ def is_main() -> bool:
 
 
 def wait() -> None:
-    """Wait until every process is here."""
+    """Wait until every process is here. Call after `unsloth.prepare`: accelerate loads what Unsloth patches."""
     if num() > 1:
-        from lite.models import unsloth
-
-        unsloth.prepare()
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
