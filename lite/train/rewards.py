@@ -1,7 +1,7 @@
 """CHRPO's rewards: one pure function per term of the table, and their sum.
 
 Takes a graded rollout and the recipe's coefficients, gives every term. Source: Extra-CoT (arXiv 2602.08324),
-section on CHRPO; the coefficients it does not publish are set in lite/config.py. Departure: a rollout that
+section on CHRPO; the coefficients it does not publish are set in lite/config/sections.py. Departure: a rollout that
 chose no ratio gets the worst R_ctrl that the table can give, and neither R_mode nor R_cal. Rollouts of fixed modes
 get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it.
 """

@@ -7,7 +7,7 @@ import pytest
 from tiny_models import save
 
 from export import export, verify
-from lite.config import Recipe, build
+from lite.config import build
 from lite.errors import LiteError
 from lite.gguf import calibration, check
 from lite.run import Run
@@ -64,7 +64,7 @@ def test_bad_requests(qwen3, tmp_path, monkeypatch):
 def test_stage(base, qwen3, tmp_path, monkeypatch):
     values = {"name": "r", "model": str(base), "export": {"quant": "q8_0"}}
     values |= {"probe": {"max_tokens": 12, "batch_size": 16}, "sft": {"four_bit": False}}
-    run = Run(build(Recipe, values), tmp_path)
+    run = Run(build(values), tmp_path)
     shutil.copytree(qwen3, run.path("merge", "policy"))
     save(run.path("merge", "sft"), seed=5)
     write_records(

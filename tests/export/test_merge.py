@@ -85,10 +85,10 @@ def test_what_does_not_fit(base, tmp_path):
 
 
 def test_stage_keeps_what_is_whole(base, tmp_path):
-    from lite.config import Recipe, build
+    from lite.config import build
     from lite.run import Run
 
-    run = Run(build(Recipe, {"model": str(base), "merge": {"dtype": "float32"}}), tmp_path)
+    run = Run(build({"model": str(base), "merge": {"dtype": "float32"}}), tmp_path)
     make_adapter(base, run.path("sft", "adapter"))
     shutil.copytree(run.path("sft", "adapter"), run.path("chrpo", "adapter"))
     half = run.path("merge", ".sft.tmp")

@@ -105,7 +105,7 @@ def finished(qwen3, tmp_path):
     """A run whose merge, export and evaluate are done, as far as packing looks."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "recipe.yaml").write_text(config.dump(config.build(config.Recipe, {"name": "mine"})))
+    (folder / "recipe.yaml").write_text(config.dump(config.build({"name": "mine"})))
     run = Run(config.load(folder / "recipe.yaml"), folder)
     shutil.copytree(qwen3, run.path("merge", "policy"))
     write_json(run.path("merge", "manifest.json"), {"fingerprint": "m"})

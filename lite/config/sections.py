@@ -1,35 +1,33 @@
-"""The recipe: frozen dataclasses, the only home of defaults, units and checks.
-
-A recipe is a YAML file whose sections are the stages; `--set section.key=value` overrides one value.
-Everything wrong with it is a LiteError that names the value and the remedy, before any work starts.
-"""
+"""The sections of a recipe: frozen, validated dataclasses, the only home of defaults, units and bounds."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import difflib
-import math
 import re
-import reprlib
-import typing
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-from lite.errors import LiteError
+from lite.config.bounds import (
+    Count,
+    CountOrNone,
+    Float,
+    Int,
+    NotAllShare,
+    NotNegative,
+    Part,
+    Positive,
+    Share,
+    SomeShare,
+    Steps,
+    Tolerance,
+)
+from lite.errors import LiteError, shown
 from lite.remote.client import base_url
 from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
-_NOT_YAML = (
-    yaml.YAMLError,
-    ValueError,
-    KeyError,
-    RecursionError,
-)  # a date that is none, `!!bool abc`, 3,000 brackets
+_CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 def _require(ok: bool, message: str) -> None:
@@ -37,37 +35,8 @@ def _require(ok: bool, message: str) -> None:
         raise LiteError(message)
 
 
-# The bounds of numbers, as a message says them and as they are checked.
-MOST = 10**9
-Count = Annotated[int, (f"be 1 or more, {MOST} at most", lambda number: 1 <= number <= MOST)]
-CountOrNone = Annotated[int, (f"be 0 or more, {MOST} at most", lambda number: 0 <= number <= MOST)]
-Steps = Annotated[
-    int, ("be 1 or more, or -1 for as many as the epochs take", lambda n: n == -1 or 0 < n <= MOST)
-]
-Positive = Annotated[float, ("be greater than 0", lambda number: number > 0)]
-NotNegative = Annotated[float, ("be 0 or more", lambda number: number >= 0)]
-Share = Annotated[float, ("lie in 0..1", lambda number: 0 <= number <= 1)]
-SomeShare = Annotated[float, ("lie in (0, 1]", lambda number: 0 < number <= 1)]
-NotAllShare = Annotated[float, ("lie in [0, 1)", lambda number: 0 <= number < 1)]
-Part = Annotated[float, ("lie in (0, 1)", lambda number: 0 < number < 1)]
-Tolerance = Annotated[float, ("lie in (0, 0.1]", lambda number: 0 < number <= 0.1)]  # half a step of the grid
-
-
-class Section:
-    """A section of a recipe: every number is finite and within the bounds of its type."""
-
-    def __post_init__(self) -> None:
-        for name, kind in typing.get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
-            shown = f"{type(self).__name__.lower()}.{name} = {value}"
-            finite = not isinstance(value, float) or math.isfinite(value)
-            _require(finite, f"{shown}: must be a finite number")
-            for text, holds in getattr(kind, "__metadata__", ()):
-                _require(holds(value), f"{shown}: must {text}")
-
-
-@dataclass(frozen=True)
-class Source(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Source:
     """One source of problems. In a recipe its name alone may stand for it."""
 
     name: str  # "quickstart", "gym:<task>", a JSONL or Parquet file, or a Hub data set: owner/name[:config]:split
@@ -77,18 +46,30 @@ class Source(Section):
     cot: str = ""  # of the worked solution; empty: cot, solution or response
 
 
-@dataclass(frozen=True)
-class Problems(Section):
+def _source(value: Any) -> Any:
+    return Source(value) if isinstance(value, str) else value
+
+
+def _sources(value: Any) -> Any:
+    return [value] if isinstance(value, (str, dict)) else value
+
+
+Sources = Annotated[
+    tuple[Annotated[Source, BeforeValidator(_source)], ...], BeforeValidator(_sources)
+]  # one, or several joined
+
+
+@dataclass(frozen=True, config=_CHECKED)
+class Problems:
     """Where problems come from. The sets never share a question."""
 
-    source: tuple[Source, ...] = (Source("quickstart"),)  # one, or several joined
+    source: Sources = (Source("quickstart"),)  # one, or several joined
     num_train: Count = 2000  # for traces, labels and SFT
     num_rl: Count = 600  # for the probe and CHRPO
     num_eval: CountOrNone = 500  # held out of the source
-    eval: tuple[Source, ...] = ()  # more to evaluate on, each data set reported by itself
+    eval: Sources = ()  # more to evaluate on, each data set reported by itself
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         _require(bool(self.source), "problems.source is empty; name at least one source")
         _require(
             self.num_eval > 0 or bool(self.eval),
@@ -96,8 +77,8 @@ class Problems(Section):
         )
 
 
-@dataclass(frozen=True)
-class Traces(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Traces:
     """Correct chains of thought: the base model samples its own, or the data set's worked solutions serve."""
 
     method: Literal["sample", "gold"] = "sample"  # "gold" where the base is too weak to be right by itself
@@ -108,8 +89,8 @@ class Traces(Section):
     batch_size: Count = 32  # replies sampled together; with --endpoint: requests in flight
 
 
-@dataclass(frozen=True)
-class Annotate(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Annotate:
     """KEEP labels for training the compressor."""
 
     method: Literal["likelihood", "rules", "teacher"] = "likelihood"
@@ -126,7 +107,6 @@ class Annotate(Section):
     price_out: NotNegative = 0.0  # teacher: per million reply tokens
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         base_url(self.endpoint)
         _require(
             re.fullmatch(r"[A-Z_][A-Z0-9_]*|", self.key_env) is not None,  # what is no name may be a key
@@ -135,8 +115,8 @@ class Annotate(Section):
         )
 
 
-@dataclass(frozen=True)
-class Compressor(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Compressor:
     """The token classifier that learns KEEP / DROP from the labels."""
 
     encoder: str = "answerdotai/ModernBERT-base"  # a Hugging Face encoder, or "tiny": trained from scratch
@@ -151,8 +131,8 @@ class Compressor(Section):
     held_out: Share = 0.1  # fraction of labels for macro-F1
 
 
-@dataclass(frozen=True)
-class Compress(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Compress:
     """Cutting every trace to the ratios of the grid."""
 
     method: Literal["compressor", "random", "self-information", "rules"] = "compressor"  # others: controls
@@ -160,8 +140,8 @@ class Compress(Section):
     batch_size: Count = 64
 
 
-@dataclass(frozen=True)
-class Mixture(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Mixture:
     """SFT rows: fixed ratios and POLICY warm-up."""
 
     tolerance: Tolerance = 0.05  # a compressed trace belongs to a ratio when its realised ratio is this near
@@ -169,8 +149,8 @@ class Mixture(Section):
     policy_share: NotAllShare = 0.15  # of all rows
 
 
-@dataclass(frozen=True)
-class Sft(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Sft:
     """Mixed-ratio SFT: LoRA through Unsloth, the six token rows trained beside it."""
 
     epochs: Positive = 3.0
@@ -187,8 +167,8 @@ class Sft(Section):
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
 
-@dataclass(frozen=True)
-class Probe(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Probe:
     """Teacher ratios r* by success rate over several samples per ratio."""
 
     num_samples: Count = 4
@@ -199,13 +179,13 @@ class Probe(Section):
     batch_size: Count = 64
 
 
-@dataclass(frozen=True)
-class Chrpo(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Chrpo:
     """CHRPO's coefficients (names as in the paper; NF there means published nowhere) and GRPO's settings."""
 
     steps: Count = 100
     prompts: Count = 8  # problems in one step
-    group: int = 4  # rollouts of one problem
+    group: Annotated[Int, Field(ge=2)] = 4  # rollouts of one problem, to compare
     fixed_share: NotAllShare = 0.25  # of prompts: fixed ratios, so that the dial stays; the rest is POLICY's
     batch_size: Count = 32  # rollouts in one forward pass of the update
     learning_rate: Positive = 2e-5
@@ -240,8 +220,6 @@ class Chrpo(Section):
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.group >= 2, f"chrpo.group = {self.group}: a group needs at least 2 rollouts to compare")
         rollouts = self.prompts * self.group
         _require(
             rollouts % min(self.batch_size, rollouts) == 0,
@@ -262,47 +240,45 @@ class Chrpo(Section):
         )
 
 
-@dataclass(frozen=True)
-class Merge(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Merge:
     """Adapters into the 16 or 32-bit base."""
 
     dtype: Literal["float16", "bfloat16", "float32"] = "bfloat16"
 
 
-@dataclass(frozen=True)
-class Export(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Export:
     """Hugging Face folder to GGUF."""
 
     quant: Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0"] = "q8_0"
 
 
-@dataclass(frozen=True)
-class Evaluate(Section):
+@dataclass(frozen=True, config=_CHECKED)
+class Evaluate:
     """The report, on the GGUF through llama.cpp."""
 
     modes: tuple[str, ...] = (BASE, *MODES[:-1], SFT_POLICY, POLICY)
-    temperature: Annotated[float, ("lie in 0..100", lambda number: 0 <= number <= 100)] = 0.0  # 0 is greedy
+    temperature: Annotated[Float, Field(ge=0, le=100)] = 0.0  # 0 is greedy
     top_p: SomeShare = 0.9  # where temperature is not 0
     max_tokens: Count = 4096
-    batch_size: Count = 16  # sequences decoded together
+    batch_size: Annotated[Int, Field(ge=1, le=256)] = 16  # sequences decoded together
     num_threads: CountOrNone = 0  # 0: one per core that it may use
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         known = (BASE, *MODES, SFT_POLICY)
         _require(bool(self.modes), f"evaluate.modes is empty; use some of {', '.join(known)}")
-        _require(self.batch_size <= 256, f"evaluate.batch_size = {self.batch_size}: at most 256")
         for mode in self.modes:
             _require(mode in known, f"evaluate.modes: {mode!r} is unknown; use some of {', '.join(known)}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=_CHECKED)
 class Recipe:
     """A whole run: the model, a seed, and one section per stage."""
 
     name: str = "quickstart"  # of the run folder
     model: str = "quickstart"  # a Hugging Face model or folder, or "quickstart": the embedded tiny reasoner
-    seed: int = 0
+    seed: Annotated[Int, Field(ge=0, lt=2**32)] = 0
     problems: Problems = field(default_factory=Problems)
     traces: Traces = field(default_factory=Traces)
     annotate: Annotate = field(default_factory=Annotate)
@@ -317,101 +293,7 @@ class Recipe:
     evaluate: Evaluate = field(default_factory=Evaluate)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**32, f"seed = {self.seed}: must lie in 0..{2**32 - 1}")
         _require(
             re.fullmatch(r"\w[\w.-]{0,99}", self.name) is not None,
-            f"name = {_shown(self.name)}: use letters, digits, '.', '-' and '_', at most 100; it names the run folder",
+            f"name = {shown(self.name)}: use letters, digits, '.', '-' and '_', at most 100; it names the run folder",
         )
-
-
-def _shown(value: Any) -> str:
-    """A value for a message; of an endless one the beginning."""
-    return reprlib.repr(value)[:200]
-
-
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Fit one YAML value to a field's type, or say what was expected."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind is Source and isinstance(value, str):
-        return Source(value)
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise LiteError(f"{where} = {_shown(value)}: expected a section of key: value lines")
-        return build(kind, value, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise LiteError(f"{where} = {_shown(value)}: must be one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is tuple:
-        if arguments[0] is Source and isinstance(value, (str, Mapping)):
-            value = [value]
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise LiteError(f"{where} = {_shown(value)}: expected a list, such as [a, b]")
-        return tuple(_convert(item, arguments[0], where) for item in value)
-    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
-        with contextlib.suppress(ValueError, OverflowError):  # YAML reads 2e-5 as text
-            value = float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise LiteError(f"{where} = {_shown(value)}: expected {kind.__name__}, got {type(value).__name__}")
-    return value
-
-
-def build(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
-    """Make a dataclass from a mapping. Raises LiteError for unknown keys (naming the nearest) and wrong types."""
-    hints = typing.get_type_hints(cls)
-    missing = [
-        f.name for f in dataclasses.fields(cls) if f.default is f.default_factory and f.name not in values
-    ]
-    if missing:
-        raise LiteError(f"{where}: no {missing[0]}; a {cls.__name__.lower()} needs it")
-    prefix = f"{where}." if where else ""
-    for key in values:
-        if key not in hints:
-            nearest = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.0)[0]
-            raise LiteError(f"unknown recipe key {prefix}{key}; did you mean {prefix}{nearest}?")
-    return cls(**{key: _convert(value, hints[key], f"{prefix}{key}") for key, value in values.items()})
-
-
-def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Recipe:
-    """A recipe from YAML text and `key.sub=value` overrides (values are YAML, too)."""
-    try:
-        values = yaml.safe_load(text)
-    except _NOT_YAML as fault:
-        reason = " ".join(str(fault).split())[:300]
-        raise LiteError(f"{where}: not plain YAML: {reason}; mend that line") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise LiteError(f"{where}: expected key: value lines, got {type(values).__name__}")
-    for override in overrides:
-        path, equals, raw = override.partition("=")
-        if not equals or not all(path.strip().split(".")):
-            raise LiteError(f"--set {override}: expected key=value, such as sft.rank=16")
-        *sections, key = path.strip().split(".")
-        target = values
-        for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
-                raise LiteError(f"--set {override}: {section} is not a section")
-        try:
-            target[key] = yaml.safe_load(raw)
-        except _NOT_YAML:
-            raise LiteError(f"--set {override}: {raw!r} is not a YAML value") from None
-    return build(Recipe, values)
-
-
-def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError):
-        raise LiteError(f"{path}: no such recipe; `lite recipes ls` lists the packaged ones") from None
-    except UnicodeDecodeError:
-        raise LiteError(f"{path}: not UTF-8 text; a recipe is a YAML file") from None
-    return parse(text, overrides, str(path))
-
-
-def dump(recipe: Recipe) -> str:
-    """The resolved recipe as YAML."""
-    return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False)
