@@ -37,7 +37,6 @@ COLUMNS = {  # what a problem's parts are called, the first that is there
 }
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's marks, such as <<48/2=24>>
 _GSM8K = re.compile(r"(.*)####\s*(\S.*)", re.DOTALL)
-_HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which no file can hold
 
 
 def _key(question: str) -> str:
@@ -59,10 +58,6 @@ def _text(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
         ):
             raise LiteError(
                 f"{where}: {name} = {json.dumps(value, default=repr)[:60]}: expected text or a number"
-            )
-        if isinstance(value, str) and (half := _HALF.search(value)):
-            raise LiteError(
-                f"{where}: {name} has half a character, {half[0]!r}; write the whole one, or none"
             )
         if text := "" if value is None else str(value).strip():
             return text

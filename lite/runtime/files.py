@@ -1,4 +1,4 @@
-"""The nouns that flow between stages, and JSONL in and out.
+"""Files that are whole or not there: atomic writes, JSONL records, and the journal of a long stage.
 
 A file is written to a temporary name beside it and renamed, so a reader never sees half of one.
 `Journal` is the exception: stages that take long append finished records to it and resume from it.
@@ -11,16 +11,17 @@ import functools
 import json
 import os
 import shutil
-import types
-import typing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from lite.errors import LiteError
+from pydantic import TypeAdapter, ValidationError
+
+from lite.errors import LiteError, first_fault
 
 R = TypeVar("R")
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 @contextmanager
@@ -81,47 +82,29 @@ def write_records(path: Path, records: Iterable[Any]) -> int:
 
 
 def parse_object(line: str, where: str) -> dict[str, Any]:
-    """Parse one JSONL line that must be an object."""
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as fault:
-        reason = getattr(fault, "msg", type(fault).__name__)
-        raise LiteError(
-            f"{where}: not JSON ({reason}): {line.strip()[:60]!r}; write one object per line"
-        ) from None
-    if not isinstance(value, dict):
-        raise LiteError(f"{where}: {line.strip()[:60]!r} is not an object; write one object per line")
-    return value
+    """Parse one JSONL line that must be an object. Raises LiteError."""
+    return _parse(_OBJECT, line, where)
 
 
 @functools.cache
-def _accepted(cls: type) -> dict[str, tuple[type, ...]]:
-    """The types that each field of a record may have in JSON."""
-    accepted = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        kinds = tuple(object if part is Any else typing.get_origin(part) or part for part in parts)
-        accepted[name] = (*kinds, int) if float in kinds else kinds
-    return accepted
+def _reader(cls: type) -> TypeAdapter:
+    return TypeAdapter(cls)
 
 
 def parse_line(cls: type[R], line: str, where: str) -> R:
-    """Parse one JSONL line into `cls`; unknown keys are ignored, missing ones and wrong types are a LiteError."""
-    value = parse_object(line, where)
-    known = {f.name: f for f in dataclasses.fields(cls)}
-    missing = [
-        name
-        for name, f in known.items()
-        if name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise LiteError(f"{where}: no key {missing[0]!r}; a {cls.__name__} needs it")
-    for name, kinds in _accepted(cls).items():
-        if name in value and not isinstance(value[name], kinds):
-            raise LiteError(
-                f"{where}: {name} = {str(value[name])[:60]!r}: a {cls.__name__} needs a {kinds[0].__name__} there"
-            )
-    return cls(**{name: value[name] for name in known if name in value})
+    """Parse one JSONL line into `cls`. Unknown keys are ignored; missing ones and wrong types are a LiteError."""
+    return _parse(_reader(cls), line, where)
+
+
+def _parse(reader: TypeAdapter, line: str, where: str) -> Any:
+    try:
+        return reader.validate_json(line, strict=True)
+    except ValidationError as fault:
+        kind, key, message = first_fault(fault)
+        if key:
+            raise LiteError(f"{where}: {key}{message}") from None
+        reason = fault.errors()[0]["msg"] if kind == "json_invalid" else "not an object"
+        raise LiteError(f"{where}: {reason}: {line.strip()[:60]!r}; write one JSON object per line") from None
 
 
 def located_lines(path: Path) -> Iterator[tuple[str, str]]:

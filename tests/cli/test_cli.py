@@ -68,7 +68,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("train", "none.yaml"), "empty.jsonl: no problems in it"),
         (("problems", "nix.jsonl"), "no such file; give a JSONL or Parquet file, a Hub data set"),
         (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
-        (("problems", "bad.jsonl"), "bad.jsonl, line 2: '5' is not an object"),
+        (("problems", "bad.jsonl"), "bad.jsonl, line 2: not an object: '5'"),
         (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
         (("problems", "one.jsonl", "--num", "2"), "2 problems are asked, 1 different ones are in it"),
         (("ask", "no.gguf", "1+1?", "--ratio", "0.3"), f"ratio 0.3: the model knows {RATIO_HELP}and policy"),

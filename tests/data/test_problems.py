@@ -78,13 +78,13 @@ def test_a_file_is_drawn_from_by_seed(write):
     "rows, message",
     [
         ([], "no problems in it"),
-        ([{"question": "q", "answer": "1"}, 5], "line 2: '5' is not an object"),
+        ([{"question": "q", "answer": "1"}, 5], "line 2: not an object: '5'"),
         ([{"answer": "1"}], "line 1: no question"),
         ([{"question": "q"}], "line 1: no answer"),
         ([{"question": ["q"], "answer": "1"}], 'line 1: question = ["q"]: expected text'),
         ([{"question": "q", "answer": float("nan")}], "line 1: answer = NaN: expected text"),
         ([{"question": "q", "answer": float("-inf")}], "line 1: answer = -Infinity: expected text"),
-        ([{"question": "q \ud83d", "answer": "1"}], "line 1: question has half a character, '\\ud83d'"),
+        ([{"question": "q \ud83d", "answer": "1"}], "line 1: Invalid JSON"),
         (
             [{"id": 1, "question": "q", "answer": "1"}, {"id": 1, "question": "r", "answer": "1"}],
             "line 2: id '1' stands for two questions",
