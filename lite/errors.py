@@ -11,7 +11,7 @@ _HARMLESS = str.maketrans({code: None for code in (*range(9), *range(11, 32), *r
 # Pydantic's words for our users.
 _PLAIN = {
     "a valid tuple": "a list, such as [a, b]",
-    "a valid list": "a list",
+    "a valid array": "a list",
     "greater than or equal to": "at least",
     "less than or equal to": "at most",
 }

@@ -58,6 +58,8 @@ def serve(answer: Callable[[str, Any, int], Act | Any]) -> Iterator[Server]:
                 for name, value in {"Content-Length": str(len(data)), **act.headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
+                if self.command == "HEAD":
+                    return
                 if act.cut_after >= 0:
                     self.wfile.write(data[: act.cut_after])
                     reset = struct.pack("ii", 1, 0)
@@ -72,6 +74,8 @@ def serve(answer: Callable[[str, Any, int], Act | Any]) -> Iterator[Server]:
 
         def do_GET(self) -> None:
             self.handle_one(None)
+
+        do_HEAD = do_GET
 
         def do_POST(self) -> None:
             self.handle_one(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))

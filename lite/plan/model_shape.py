@@ -8,10 +8,8 @@ name these files come from the local cache, else, where that is allowed, from th
 from __future__ import annotations
 
 import json
-import os
+import logging
 import struct
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,38 +83,48 @@ def _in_cache(model: str, name: str) -> Path | None:
 
 
 def fetch(model: str, name: str, online: bool) -> str | None:
-    """The text of a model's small file; None where the model has none.
+    """The text of a model's small file; None if the model has no such file.
 
-    Raises LiteError where a hub name's is not in the cache, and the Hub is not asked or does not give it.
+    A hub name's comes from the cache, else, if `online`, from the Hub with the user's token (HF_TOKEN or `hf auth
+    login`). Raises LiteError if it cannot be had.
     """
     path = _in_cache(model, name)
     if path is not None:
-        try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise LiteError(f"{path}: not UTF-8 text; get the model's file again") from None
-    if Path(pretrained.resolve(model)).is_dir():
-        return None
-    if not online and _in_cache(model, "config.json"):
+        return _read(path)
+    if Path(pretrained.resolve(model)).is_dir() or (not online and _in_cache(model, "config.json")):
         return None  # the model is here, without this file
     reason = "it is not in the cache"
-    if online and os.environ.get("HF_HUB_OFFLINE", "0") not in ("1", "true", "True", "YES", "ON"):
-        hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    if online:
+        from huggingface_hub import errors, hf_hub_download
+        from huggingface_hub.utils import disable_progress_bars
+
+        disable_progress_bars()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries
         try:
-            with urllib.request.urlopen(f"{hub}/{model}/resolve/main/{name}", timeout=10) as answer:
-                return answer.read().decode("utf-8")
-        except urllib.error.HTTPError as fault:
-            if fault.code == 404 and name != "config.json":
+            return _read(Path(hf_hub_download(model, name)))
+        except errors.LocalEntryNotFoundError:
+            reason += ", and the Hub cannot be reached"
+        except errors.EntryNotFoundError:
+            if name != "config.json":
                 return None
-            reason = f"the Hub answers {fault.code} {fault.reason}"
-        except (OSError, ValueError) as fault:  # no network, in its many forms; not UTF-8
-            reason = (
-                f"it is not in the cache, and the Hub cannot be reached ({getattr(fault, 'reason', fault)})"
-            )
+            reason = "the model has none"
+        except errors.GatedRepoError:
+            reason = f"gated; accept the terms on the page of {model}, and set HF_TOKEN or `hf auth login`"
+        except errors.RepositoryNotFoundError:
+            reason = "the Hub has no such model, or HF_TOKEN may not read it"
+        except errors.HfHubHTTPError as fault:
+            reason = f"the Hub answers {fault.response.status_code}"
     raise LiteError(
         f"model {model}: {name}: {reason}; put the model's config.json and tokenizer files into a folder and "
         "give that: --set model=FOLDER"
     )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise LiteError(f"{path}: not UTF-8 text; get the model's file again") from None
 
 
 def whole(config: dict[str, Any], name: str, model: str, default: int | None = None) -> int:

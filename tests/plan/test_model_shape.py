@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from loopback import Act, serve
 from tiny_tokenizer import tiny_tokenizer
 
 from lite import tokens
@@ -98,14 +104,52 @@ def test_files_that_are_none(tmp_path, text):
         PlainTokenizer(folder)
 
 
-def test_no_network_is_one_clear_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
-    with pytest.raises(LiteError) as fault:
-        read_shape("nobody/has-this", online=True)
-    assert "\n" not in str(fault.value)
-    assert "the Hub cannot be reached" in str(fault.value) and "--set model=FOLDER" in str(fault.value)
-    with pytest.raises(LiteError, match="it is not in the cache;"):
-        read_shape("nobody/has-this")
+def plan_from_hub(tmp_path, endpoint: str, **env: str) -> subprocess.CompletedProcess:
+    """`lite plan` of a hub model in a process of its own: huggingface_hub reads its settings when it is imported."""
+    command = [sys.executable, "-m", "lite", "plan", "quickstart", "--set", "model=nobody/gated"]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    env = {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **env,
+    }
+    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=clean | env)
+
+
+def test_a_gated_model_is_planned_with_the_users_token(tmp_path):
+    files = Path(pretrained.QUICKSTART)
+
+    def hub(path, body, number):
+        headers = server.asked[-1][2]
+        if headers.get("authorization", headers.get("Authorization")) != "Bearer hf_secret":
+            return Act("", 401, {"X-Error-Code": "GatedRepo"})
+        name = path.rpartition("/")[2]
+        if "/nobody/gated/resolve/main/" not in path or not (files / name).is_file():
+            return Act("", 404, {"X-Error-Code": "EntryNotFound"})
+        data = (files / name).read_bytes()
+        etag = hashlib.sha256(data).hexdigest()
+        return Act(data, 200, {"ETag": f'"{etag}"', "X-Repo-Commit": "0" * 40})
+
+    with serve(hub) as server:
+        endpoint = server.url.removesuffix("/v1")
+        refused = plan_from_hub(tmp_path, endpoint)
+        planned = plan_from_hub(tmp_path, endpoint, HF_TOKEN="hf_secret")
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+    assert "config.json: gated; accept the terms" in refused.stderr and "HF_TOKEN" in refused.stderr
+    assert planned.returncode == 0, planned.stderr
+    assert (
+        "nobody/gated: 0.9 M parameters; 4 layers of 128" in planned.stdout
+        and "> <COMP_100>" in planned.stdout
+    )
+    assert not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("env", [{}, {"HF_HUB_OFFLINE": "1"}])
+def test_no_network_is_one_clear_line(tmp_path, env):
+    done = plan_from_hub(tmp_path, "http://127.0.0.1:9", **env)  # nobody listens there
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "the Hub cannot be reached" in done.stderr and "--set model=FOLDER" in done.stderr
 
 
 def same_tokens(folder: str, question: str) -> None:
