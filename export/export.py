@@ -124,35 +124,35 @@ def _calibration(run: Run) -> Calibration:
     return measured
 
 
-def run(run: Run) -> dict[str, Any]:
+def run(ctx: Run) -> dict[str, Any]:
     """Export the base, the SFT and the policy model; SHA256SUMS lists them, measured.json says how they came out.
 
     calibration.json holds what the policy model's GGUF carries of `lite.gguf.calibration`.
     """
-    quant = run.recipe.export.quant
+    quant = ctx.recipe.export.quant
     require_quant(quant)
     sources = {
-        "base": local(run.recipe.model),
-        "sft": run.path("merge", "sft"),
-        "policy": run.path("merge", "policy"),
+        "base": local(ctx.recipe.model),
+        "sft": ctx.path("merge", "sft"),
+        "policy": ctx.path("merge", "policy"),
     }
-    folder = run.path("export")
+    folder = ctx.path("export")
     numbers = folder / "measured.json"  # what was measured on the GGUFs that are there
     measured = json.loads(numbers.read_text(encoding="utf-8")) if numbers.is_file() else {}
-    missing = [which for which in sources if which not in measured or not run.gguf(which).is_file()]
+    missing = [which for which in sources if which not in measured or not ctx.gguf(which).is_file()]
     sizes = [num_bytes(sources[which], [quant]) for which in missing]
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*"):  # of a cut
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     require_space(folder, sum(final for final, _ in sizes) + max((middle for _, middle in sizes), default=0))
     for which in missing:
-        extra = _calibration(run).metadata() if which == "policy" else None
-        path = run.gguf(which)
+        extra = _calibration(ctx).metadata() if which == "policy" else None
+        path = ctx.gguf(which)
         console.print(f"  {path.name}: convert, verify, quantise, verify")
         made = export(sources[which], {quant: path}, path.stem, dial=which != "base", extra=extra)
         measured[which] = made[quant]
         write_json(numbers, measured)
     with atomic_write(folder / "SHA256SUMS") as handle:
         for which in sources:
-            handle.write(f"{sha256(run.gguf(which))}  {run.gguf(which).name}\n")
+            handle.write(f"{sha256(ctx.gguf(which))}  {ctx.gguf(which).name}\n")
     return {f"{which}_{key}": value for which in sources for key, value in measured[which].items()}

@@ -64,15 +64,15 @@ def merge(base: str, adapter: Path, out: Path, dtype: str) -> None:
         tokenizer.save_pretrained(folder)
 
 
-def run(run: Run) -> dict[str, Any]:
+def run(ctx: Run) -> dict[str, Any]:
     """Merge the SFT and the CHRPO adapter into merge/sft and merge/policy."""
-    base = pretrained.resolve(run.recipe.model)
+    base = pretrained.resolve(ctx.recipe.model)
     with progress("merge", len(SOURCES), "models") as meter:
         for name, stage in SOURCES.items():
-            out = run.path("merge", name)
+            out = ctx.path("merge", name)
             if not out.is_dir():  # a folder that is there is whole
-                merge(base, run.path(stage, "adapter"), out, run.recipe.merge.dtype)
+                merge(base, ctx.path(stage, "adapter"), out, ctx.recipe.merge.dtype)
             meter.advance()
-    config = json.loads(run.path("merge", "policy", "config.json").read_text(encoding="utf-8"))
-    size = sum(path.stat().st_size for path in run.path("merge", "policy").iterdir())
+    config = json.loads(ctx.path("merge", "policy", "config.json").read_text(encoding="utf-8"))
+    size = sum(path.stat().st_size for path in ctx.path("merge", "policy").iterdir())
     return {"embedding_rows": config["vocab_size"], "megabytes": round(size / 1e6, 1)}

@@ -254,20 +254,20 @@ def make_annotator(run: Run) -> Annotator:
     return Teacher(config, run.folder / "teacher.jsonl", count_tokens, run.server(config.num_parallel))
 
 
-def run(run: Run) -> dict[str, Any]:
+def run(ctx: Run) -> dict[str, Any]:
     """Label the first `annotate.num_traces` traces. Resumes after the labels that are there."""
-    config = run.recipe.annotate
-    traces = read_records(run.path("traces", "traces.jsonl"), Trace)[: config.num_traces]
+    config = ctx.recipe.annotate
+    traces = read_records(ctx.path("traces", "traces.jsonl"), Trace)[: config.num_traces]
     if not traces:
         raise LiteError(
-            f"{run.path('traces', 'traces.jsonl')}: no traces to label; run the stage traces again"
+            f"{ctx.path('traces', 'traces.jsonl')}: no traces to label; run the stage traces again"
         )
-    with Journal(run.path("annotate", "journal.jsonl"), Labels) as journal:
+    with Journal(ctx.path("annotate", "journal.jsonl"), Labels) as journal:
         by_id = {labels.id: labels for labels in journal.records}
         left = [trace for trace in traces if trace.id not in by_id]
         measured: dict[str, Any] = {}
         if left:
-            annotator = make_annotator(run)
+            annotator = make_annotator(ctx)
             with progress("labels", len(left), "traces") as meter:
 
                 def done(pairs: Sequence[tuple[Trace, list[int]]], note: str) -> None:
@@ -283,7 +283,7 @@ def run(run: Run) -> dict[str, Any]:
             f"annotate: only {len(labels)} of {len(traces)} traces got usable ranges from the teacher; use a stronger"
             f" one, or raise annotate.max_tokens = {config.max_tokens}"
         )
-    write_records(run.path("annotate", "labels.jsonl"), labels)
+    write_records(ctx.path("annotate", "labels.jsonl"), labels)
     kept = sum(end - start for record in labels for start, end in record.keep)
     total = sum(len(record.think) for record in labels)
     unlabelled = {"unlabelled": len(traces) - len(labels)} if len(labels) < len(traces) else {}

@@ -301,13 +301,13 @@ def _batches(pairs: list, size: int, rng: random.Random) -> list[list]:
     return groups
 
 
-def run(run: Run) -> dict[str, Any]:
+def run(ctx: Run) -> dict[str, Any]:
     """Train on `annotate/labels.jsonl`. Short enough to start again from the labels after a cut."""
     import torch
 
-    labels = read_records(run.path("annotate", "labels.jsonl"), Labels)
-    torch.manual_seed(run.recipe.seed)  # the head (and all of "tiny") starts from random weights
-    compressor = CompressorModel.build(run.recipe.compressor, run.recipe.model)
-    measured = compressor.train(labels, run.recipe.compressor, run.recipe.seed)
-    compressor.save(run.path("compressor", "model"))
+    labels = read_records(ctx.path("annotate", "labels.jsonl"), Labels)
+    torch.manual_seed(ctx.recipe.seed)  # the head (and all of "tiny") starts from random weights
+    compressor = CompressorModel.build(ctx.recipe.compressor, ctx.recipe.model)
+    measured = compressor.train(labels, ctx.recipe.compressor, ctx.recipe.seed)
+    compressor.save(ctx.path("compressor", "model"))
     return measured

@@ -197,17 +197,17 @@ def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
     return score
 
 
-def run(run: Run) -> dict[str, Any]:
+def run(ctx: Run) -> dict[str, Any]:
     """Compress all traces."""
     traces = [
-        trace for trace in read_records(run.path("traces", "traces.jsonl"), Trace) if trace.think.strip()
+        trace for trace in read_records(ctx.path("traces", "traces.jsonl"), Trace) if trace.think.strip()
     ]
     if not traces:
         raise LiteError(
-            f"{run.path('traces', 'traces.jsonl')}: no traces to compress; run the stage traces again"
+            f"{ctx.path('traces', 'traces.jsonl')}: no traces to compress; run the stage traces again"
         )
-    encode = encoder(unsloth.load_tokenizer(run.recipe.model))
-    score = _scorer(run)
+    encode = encoder(unsloth.load_tokenizer(ctx.recipe.model))
+    score = _scorer(ctx)
     records: list[Compressed] = []
     with progress("compress", len(traces), "traces") as meter:
         for start in range(0, len(traces), _CHAINS):
@@ -220,6 +220,6 @@ def run(run: Run) -> dict[str, Any]:
                         Compressed(trace.id, asked, round(num_tokens / whole, 4), think, num_tokens)
                     )
             meter.advance(len(batch))
-    write_records(run.path("compress", "compressed.jsonl"), records)
+    write_records(ctx.path("compress", "compressed.jsonl"), records)
     miss = sum(abs(record.realised - record.asked) for record in records) / len(records)
     return {"traces": len(traces), "mean_miss": round(miss, 4)}

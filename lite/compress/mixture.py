@@ -135,11 +135,11 @@ def build_rows(
     return rows
 
 
-def run(run: Run) -> dict[str, Any]:
+def run(ctx: Run) -> dict[str, Any]:
     """Write the rows."""
-    config = run.recipe.mixture
-    traces = read_records(run.path("traces", "traces.jsonl"), Trace)
-    versions = read_records(run.path("compress", "compressed.jsonl"), Compressed)
+    config = ctx.recipe.mixture
+    traces = read_records(ctx.path("traces", "traces.jsonl"), Trace)
+    versions = read_records(ctx.path("compress", "compressed.jsonl"), Compressed)
     good = [v for v in versions if v.num_tokens >= config.min_tokens and is_clean(v.think)]
     found = fill(good, config.tolerance)
     whole = set(complete(found))
@@ -149,8 +149,8 @@ def run(run: Run) -> dict[str, Any]:
             f"mixture: none of {len(traces)} traces has a clean version at every ratio within "
             f"mixture.tolerance = {config.tolerance}; raise it, or lower mixture.min_tokens = {config.min_tokens}"
         )
-    rows = build_rows(chosen, found, config.policy_share, run.recipe.seed)
-    write_records(run.path("mixture", "rows.jsonl"), rows)
+    rows = build_rows(chosen, found, config.policy_share, ctx.recipe.seed)
+    write_records(ctx.path("mixture", "rows.jsonl"), rows)
     return {
         "traces": len(chosen),
         "dropped": len(traces) - len(chosen),

@@ -253,9 +253,9 @@ def split(
     return made
 
 
-def run(run: Run) -> dict[str, Any]:
+def run(ctx: Run) -> dict[str, Any]:
     """Write the three sets. What is evaluated on is drawn first: it stays the same when the others grow."""
-    config, seed = run.recipe.problems, run.recipe.seed
+    config, seed = ctx.recipe.problems, ctx.recipe.seed
     seen: set[str] = set()
     extra: list[Problem] = []
     for source, title in zip(config.eval, titles(config.eval), strict=True):
@@ -267,5 +267,5 @@ def run(run: Run) -> dict[str, Any]:
     if extra:
         sets["eval"] = extra + _marked(sets["eval"], "held-out", "held-out")
     for name, problems in sets.items():
-        write_records(run.path("problems", f"{name}.jsonl"), problems)
+        write_records(ctx.path("problems", f"{name}.jsonl"), problems)
     return {f"num_{name}": len(problems) for name, problems in sets.items()}

@@ -70,10 +70,10 @@ def _write(run: Run, tokenizer, traces: list[Trace]) -> dict[str, Any]:
     return {"traces": len(traces), "think_tokens": round(sum(counts) / len(counts), 1)}
 
 
-def run(run: Run) -> dict[str, Any]:
-    config = run.recipe.traces
-    problems = {problem.id: problem for problem in read_records(run.path("problems", "train.jsonl"), Problem)}
-    tokenizer = unsloth.load_tokenizer(run.recipe.model)
+def run(ctx: Run) -> dict[str, Any]:
+    config = ctx.recipe.traces
+    problems = {problem.id: problem for problem in read_records(ctx.path("problems", "train.jsonl"), Problem)}
+    tokenizer = unsloth.load_tokenizer(ctx.recipe.model)
     markers = _markers(tokenizer)
     if config.method == "gold":
         made = (gold_trace(problem, markers) for problem in problems.values())
@@ -83,7 +83,7 @@ def run(run: Run) -> dict[str, Any]:
                 f"traces.method = gold: none of {len(problems)} problems has a worked solution that leads to its answer;"
                 " name its column (cot) in problems.source, or sample"
             )
-        return _write(run, tokenizer, traces)
+        return _write(ctx, tokenizer, traces)
     tasks = []
     for problem in problems.values():
         prompt = tokens.encode_prompt(tokenizer, problem.question, tokens.BASE)
@@ -91,16 +91,16 @@ def run(run: Run) -> dict[str, Any]:
             Task(f"{problem.id}/{index}", prompt, problem.answer) for index in range(config.num_samples)
         ]
     model = (
-        run.server(config.batch_size)
-        or unsloth.load(run.recipe.model, max_tokens=room(tasks, config), four_bit=run.recipe.sft.four_bit)[0]
+        ctx.server(config.batch_size)
+        or unsloth.load(ctx.recipe.model, max_tokens=room(tasks, config), four_bit=ctx.recipe.sft.four_bit)[0]
     )
     samples = sample_replies(
         model,
         tokenizer,
         tasks,
         config,
-        run.path("traces", "samples.jsonl"),
-        seed=run.recipe.seed,
+        ctx.path("traces", "samples.jsonl"),
+        seed=ctx.recipe.seed,
         name="traces",
     )
     made = (sampled_trace(sample, problems[sample.id.rpartition("/")[0]], markers) for sample in samples)
@@ -111,4 +111,4 @@ def run(run: Run) -> dict[str, Any]:
             f" {config.max_tokens} tokens; raise traces.max_tokens, take easier problems, or traces.method = gold"
         )
     correct = sum(sample.correct for sample in samples) / len(samples)
-    return {"sampled": len(samples), "correct": round(correct, 4), **_write(run, tokenizer, traces)}
+    return {"sampled": len(samples), "correct": round(correct, 4), **_write(ctx, tokenizer, traces)}

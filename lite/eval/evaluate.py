@@ -205,22 +205,22 @@ def evaluate(
     return measure(dict.fromkeys(wanted, Path(model)), problems, out, settings)
 
 
-def run(run: Run) -> dict[str, Any]:
+def run(ctx: Run) -> dict[str, Any]:
     """The stage: base, every ratio, the policy before CHRPO and the policy, on the held-out problems."""
-    config = run.recipe.evaluate
+    config = ctx.recipe.evaluate
     which = {BASE: "base", SFT_POLICY: "sft"}
     made = measure(
-        {mode: run.gguf(which.get(mode, "policy")) for mode in {*config.modes, FULL}},
-        read_records(run.path("problems", "eval.jsonl"), Problem),
-        run.path("evaluate"),
+        {mode: ctx.gguf(which.get(mode, "policy")) for mode in {*config.modes, FULL}},
+        read_records(ctx.path("problems", "eval.jsonl"), Problem),
+        ctx.path("evaluate"),
         Settings(
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             top_p=config.top_p,
-            seed=run.recipe.seed,
+            seed=ctx.recipe.seed,
             batch_size=config.batch_size,
             num_threads=config.num_threads,
-            endpoint=run.endpoint,
+            endpoint=ctx.endpoint,
         ),
     )
     rows = {row["mode"]: row for row in made["rows"]}

@@ -324,23 +324,23 @@ def make_trainer(model, environment: Environment, folder: str):
     return trainer
 
 
-def run(run: Run) -> dict[str, Any]:
-    config = run.recipe.chrpo
+def run(ctx: Run) -> dict[str, Any]:
+    config = ctx.recipe.chrpo
     if config.vllm and distributed.num() > 1:
         raise LiteError(f"chrpo.vllm = {config.vllm}: for one process only; set it to 0 under a launcher")
-    teachers = read_records(run.path("probe", "ratios.jsonl"), TeacherRatio)
-    prompts = encode_prompts(unsloth.load_tokenizer(run.recipe.model), teachers, config.fixed_share)
+    teachers = read_records(ctx.path("probe", "ratios.jsonl"), TeacherRatio)
+    prompts = encode_prompts(unsloth.load_tokenizer(ctx.recipe.model), teachers, config.fixed_share)
     model, tokenizer = unsloth.load_trainable(
-        run.recipe.model,
+        ctx.recipe.model,
         max_tokens=config.max_tokens + max(map(len, prompts.values())),
-        rank=run.recipe.sft.rank,
-        alpha=run.recipe.sft.alpha,
-        four_bit=run.recipe.sft.four_bit,
-        seed=run.recipe.seed,
-        adapter=run.path("sft", "adapter"),
+        rank=ctx.recipe.sft.rank,
+        alpha=ctx.recipe.sft.alpha,
+        four_bit=ctx.recipe.sft.four_bit,
+        seed=ctx.recipe.seed,
+        adapter=ctx.path("sft", "adapter"),
         vllm=config.vllm,
     )
-    work, log = run.path("chrpo", "checkpoints"), run.path("chrpo", "rewards.jsonl")
+    work, log = ctx.path("chrpo", "checkpoints"), ctx.path("chrpo", "rewards.jsonl")
     resume = checkpoints.last_whole(work)
     if distributed.is_main():
         with Journal(log, StepRewards) as old:
@@ -350,13 +350,13 @@ def run(run: Run) -> dict[str, Any]:
     with Journal(log, StepRewards) as journal:
         num_rows = model.get_input_embeddings().weight.shape[0]
         padding = adapters.with_own_pad(tokenizer, num_rows, prompts.values())
-        environment = Environment(teachers, padding, config, run.recipe.seed, journal)
+        environment = Environment(teachers, padding, config, ctx.recipe.seed, journal)
         trainer = make_trainer(model, environment, str(work))
         checkpoints.fit(trainer, "chrpo", config.steps, resume)
         steps = journal.records
     if not distributed.is_main():
         return {}
-    checkpoints.save_adapter(trainer.model, tokenizer, run.path("chrpo", "adapter"))
+    checkpoints.save_adapter(trainer.model, tokenizer, ctx.path("chrpo", "adapter"))
     checkpoints.clean(work)
     early, late = steps[: max(1, len(steps) // 5)], steps[-max(1, len(steps) // 5) :]
     return {

@@ -32,10 +32,10 @@ def teacher_ratio(success: list[float], min_success: float) -> float | None:
     return RATIOS[first] if all(solved[first:]) and first < len(solved) else None
 
 
-def run(run: Run) -> dict[str, Any]:
-    config = run.recipe.probe
-    problems = read_records(run.path("problems", "rl.jsonl"), Problem)
-    tokenizer = unsloth.load_tokenizer(run.recipe.model)
+def run(ctx: Run) -> dict[str, Any]:
+    config = ctx.recipe.probe
+    problems = read_records(ctx.path("problems", "rl.jsonl"), Problem)
+    tokenizer = unsloth.load_tokenizer(ctx.recipe.model)
     tasks = []
     for problem in problems:
         for ratio in RATIOS:
@@ -44,12 +44,12 @@ def run(run: Run) -> dict[str, Any]:
                 Task(f"{problem.id}/{ratio}/{i}", prompt, problem.answer) for i in range(config.num_samples)
             ]
     model = (
-        run.server(config.batch_size)
+        ctx.server(config.batch_size)
         or unsloth.load(
-            run.recipe.model,
+            ctx.recipe.model,
             max_tokens=room(tasks, config),
-            adapter=run.path("sft", "adapter"),
-            four_bit=run.recipe.sft.four_bit,
+            adapter=ctx.path("sft", "adapter"),
+            four_bit=ctx.recipe.sft.four_bit,
         )[0]
     )
     samples = sample_replies(
@@ -57,8 +57,8 @@ def run(run: Run) -> dict[str, Any]:
         tokenizer,
         tasks,
         config,
-        run.path("probe", "samples.jsonl"),
-        seed=run.recipe.seed,
+        ctx.path("probe", "samples.jsonl"),
+        seed=ctx.recipe.seed,
         name="probe",
     )
     greedy = sample_replies(
@@ -66,8 +66,8 @@ def run(run: Run) -> dict[str, Any]:
         tokenizer,
         [Task(p.id, encode_prompt(tokenizer, p.question, str(RATIOS[-1])), p.answer) for p in problems],
         dataclasses.replace(config, temperature=0.0),
-        run.path("probe", "greedy.jsonl"),
-        seed=run.recipe.seed,
+        ctx.path("probe", "greedy.jsonl"),
+        seed=ctx.recipe.seed,
         name="greedy at 1.0",
     )
     greedy_tokens = {sample.id: sample.num_tokens for sample in greedy}
@@ -87,7 +87,7 @@ def run(run: Run) -> dict[str, Any]:
             f"probe: none of {len(problems)} problems is solved at ratio 1.0 in {config.min_success:.0%} of samples;"
             " train longer in sft, or lower probe.min_success"
         )
-    write_records(run.path("probe", "ratios.jsonl"), found)
+    write_records(ctx.path("probe", "ratios.jsonl"), found)
     rates = {
         f"success_{ratio}": round(
             sum(s.correct for p in problems for s in by_ratio[f"{p.id}/{ratio}"])

@@ -149,21 +149,21 @@ def make_trainer(
     return trainer
 
 
-def run(run: Run) -> dict[str, Any]:
-    config = run.recipe.sft
-    rows = read_records(run.path("mixture", "rows.jsonl"), Row)
+def run(ctx: Run) -> dict[str, Any]:
+    config = ctx.recipe.sft
+    rows = read_records(ctx.path("mixture", "rows.jsonl"), Row)
     model, tokenizer = unsloth.load_trainable(
-        run.recipe.model,
+        ctx.recipe.model,
         max_tokens=config.max_tokens,
         rank=config.rank,
         alpha=config.alpha,
         four_bit=config.four_bit,
-        seed=run.recipe.seed,
+        seed=ctx.recipe.seed,
     )
-    pairs, order = prepare(tokenizer, rows, config, run.recipe.seed)
-    work = run.path("sft", "checkpoints")
+    pairs, order = prepare(tokenizer, rows, config, ctx.recipe.seed)
+    work = ctx.path("sft", "checkpoints")
     per_step = config.batch_size * config.accumulation
-    trainer = make_trainer(model, tokenizer, pairs, order, config, run.recipe.seed, str(work))
+    trainer = make_trainer(model, tokenizer, pairs, order, config, ctx.recipe.seed, str(work))
     resume = checkpoints.last_whole(work)
     total = config.max_steps if config.max_steps > 0 else math.ceil(len(order) / per_step)
     started = time.monotonic()
@@ -176,9 +176,9 @@ def run(run: Run) -> dict[str, Any]:
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
-    with atomic_write(run.path("sft", "loss.jsonl")) as handle:
+    with atomic_write(ctx.path("sft", "loss.jsonl")) as handle:
         handle.writelines(json.dumps(point) + "\n" for point in curve)
-    checkpoints.save_adapter(trainer.model, tokenizer, run.path("sft", "adapter"))
+    checkpoints.save_adapter(trainer.model, tokenizer, ctx.path("sft", "adapter"))
     checkpoints.clean(work)
     num_new = trainer.state.global_step - checkpoints.step_of(resume)
     row_tokens = sum(len(ids) for ids, _ in pairs) / len(pairs)
