@@ -69,6 +69,7 @@ def prepare() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("UNSLOTH_DECODE_CUDA_GRAPHS", "1")  # by itself only inside TRL's own generation
+    os.environ.setdefault("UNSLOTH_DECODE_GRAPH_PREALLOC", "1")  # a cache that grows is there twice meanwhile
     os.environ.setdefault("UNSLOTH_VLLM_MERGED_ROLLOUT", "0")  # it would fold LoRA, and knows no trained rows
     # Notices about torchao's enums, and about kernels of the hub that bitsandbytes can do without.
     for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):
@@ -219,7 +220,7 @@ def _init_rows(base, tokenizer, seed: int) -> None:
     }
     for layer in layers.values():  # one layer where they are tied
         weight = layer.weight.data  # (V, d)
-        length = weight[: min(ids)].float().norm(dim=1).mean()
+        length = torch.linalg.vector_norm(weight[: min(ids)], dim=1, dtype=torch.float32).mean()
         for row, word in zip(ids, CONTROL_WORDS, strict=True):
             meaning = weight[tokenizer.encode(word, add_special_tokens=False)].float().mean(0)
             noise = torch.randn(len(meaning), generator=generator).to(weight.device)
@@ -509,6 +510,10 @@ def generate(
             elif hasattr(model, "vllm_engine"):
                 outputs = _sample_vllm(model, batch, stops, max_tokens, temperature, top_p, seed + start)
             else:
+                if (
+                    len(batch) == 1
+                ):  # in NF4 Unsloth's step for a single row gave other tokens (docs/benchmarks.md)
+                    batch = batch * 2
                 ids = [[pad] * (width - len(prompt)) + prompt for prompt in batch]
                 mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
                 outputs = model.generate(
@@ -520,7 +525,7 @@ def generate(
                     use_cache=True,
                     **sampling,
                 )[:, width:].tolist()
-        for index, reply in zip(chosen, outputs, strict=True):
+        for index, reply in zip(chosen, outputs[: len(chosen)], strict=True):
             end = next((place for place, token in enumerate(reply) if token in stops), len(reply))
             replies[index] = reply[:end]
         if advance is not None:

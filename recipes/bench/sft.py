@@ -97,7 +97,7 @@ def plain(rows: list[Row], model: str, config: Sft, seed: int, folder: str, in_o
         encoded = [pairs[place] for place in order]
     data = {
         "input_ids": [ids for ids, _ in encoded],
-        "completion_mask": [[int(label != sft.IGNORED) for label in labels] for _, labels in encoded],
+        "completion_mask": [[int(label != tokens.IGNORED) for label in labels] for _, labels in encoded],
     }
     trainer = SFTTrainer(
         model=peft_model,
@@ -149,7 +149,7 @@ def mean_loss(model, pairs) -> float:
             logits = model(input_ids=torch.tensor([ids], device=model.device)).logits[0, :-1].float()
             targets = torch.tensor(labels[1:], device=model.device)
             total += torch.nn.functional.cross_entropy(logits, targets, reduction="sum").item()
-            count += int((targets != sft.IGNORED).sum())
+            count += int((targets != tokens.IGNORED).sum())
     return total / count
 
 
