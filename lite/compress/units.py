@@ -4,18 +4,36 @@ Takes a text, gives spans that cover all of it except white space. Compression k
 no formula and no number is ever cut. The paper (arXiv 2602.08324, section on the compressor) makes a formula
 one word for annotation only and then selects token by token; here the same units serve both.
 
-A text is first cut at white space that lies outside formulas (CJK characters stand alone). Chunks are then
-glued where one of them means nothing without the other: an operator and its operands (`12 + 5 = 17`), a
-number and its unit of measure (`3.5 kg`), its currency or its sign.
+A text is first cut at the white space between the tokens of `lite.compress.lexer` (CJK characters stand alone). The
+grammar below then holds pieces together that mean nothing alone:
+
+    expression := operand (operator operand)*      strong operators (=, x, \\le, \u2208) also take a word on either side;
+                                                   ambiguous ones (+ - * / < > ->, times, mod) need mathematics
+    operand    := number | variable | LaTeX | block | group | call | counted | operand operand
+    group      := ( ... ) [ ... ) { ... } | ... |   where all inside is mathematics
+    call       := name( ... )
+    counted    := number word{1,8}                 before an operator: 8 slices of a pizza * 2
+
+It reads the tokens once from left to right, with a stack of open groups.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
+
+from lite.compress.lexer import FUNCTION_WORDS, tokens
+
+_COUNTED_WORDS = 8  # between a number and the operator behind what it counts
+_GROUP_WORDS = 12  # pieces of P(two heads), {red, blue}
+_CJK_WORD = 6  # characters of a Chinese word beside a strong operator
+_PAUSES = ".,;:!?"
+_WIDE_PAUSES = "\u3001\u3002\uff0c\uff01\uff1f\uff1a\uff1b"
+_SIGNS = ("-", "+", "\u2212", "\u00b1", "~", "<", ">")
+_OVER_LINES = ("+", "/", "\u00b7", "\u00b1")  # may begin a line; - and * are list bullets
+_NUMERIC = "#$cg"  # roles of operands that words may count
+_ATTACHED = ".,:;!?)~ %"  # roles of tokens that belong to a CJK character before them
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,215 +45,390 @@ class Unit:
     kind: Literal["formula", "number", "word"]
 
 
-_CLAUSE_END = re.compile(r"[.,;:!?]\W*$")
-_BRACES = r"\{[^{}]*\}"
-for _ in range(4):  # nesting that real LaTeX reaches
-    _BRACES = r"\{(?:[^{}]|" + _BRACES + r")*\}"
+@dataclass(slots=True)
+class _Operator:
+    """An operator that waits for its right operand."""
 
-# A single $ opens a formula only before a non-space, and closes one after a non-space and not before a digit
-# (Pandoc's rule), so that "$12 and $15" are two prices; nor does "$5 for each" open one.
-_FORMULA = (
-    r"```(?:math|latex|tex)\b.*?```"
-    r"|\\begin\{(?P<env>[A-Za-z]+\*?)\}.*?\\end\{(?P=env)\}"
-    r"|\$\$.+?\$\$|\\\[.*?\\\]|\\\(.*?\\\)"
-    r"|(?<!\\)\$(?![\s$]|\d[\d,.]*\s+[A-Za-z]{2})(?:[^$\\\n]|\\.|\n(?!\s*\n))*(?<!\s)\$(?!\d)"
-    rf"|\\[A-Za-z]+(?:\[[^\]\s]*\])?(?:\s*{_BRACES})+"
-)
-_CJK, _CJK_PUNCTUATION = "\u3040-\u30ff\u3400-\u9fff", "\u3001\u3002\uff0c\uff01\uff1f\uff1a\uff1b\uff09"
-_CHUNK = re.compile(
-    rf"[{_CJK}][{_CJK_PUNCTUATION}]*|(?:{_FORMULA}|[^\s{_CJK}])+[{_CJK_PUNCTUATION}]*", re.DOTALL
-)
-_HAS_FORMULA = re.compile(_FORMULA, re.DOTALL)
-
-_OPENERS, _CLOSERS = (
-    "([{\"'\u201c\u2018*_",
-    ".,;:!?)]}\"'\u201d\u2019*_\u2026" + "\u3002\uff0c\uff01\uff1f\uff1b\uff1a\uff09",
-)
-_ABBREVIATED = re.compile(r"(?:sq|ft|in|yds?|lbs?|oz|gal|hrs?|mins?|secs?)\.")
-_PAUSE = re.compile(r"[.,;:!?\u2026\u3002\uff0c\uff01\uff1f\uff1b\uff1a][)\]}\"'\u201d\u2019*_]*$")
-_CURRENCY = r"\\?[$\u20ac\u00a3\u00a5\u00a2\u20b9]"
-_NUMBER = re.compile(rf"[-+\u2212\u2013\u00b1~\u2248]?(?:{_CURRENCY})?[-+\u2212]?\.?\d")
-_RATIO = re.compile(r"[-+\u2212]?\d[\d,.]*(?:[/:]\d[\d,.]*)+[A-Za-z%]*")  # 3/4, 2:1, 12/5/2024
-_RELATIONS = "=\u2248\u2260\u2264\u2265\u221d"
-_EQUATION = re.compile(
-    rf"\w.*[{_RELATIONS}\u00d7\u00f7^]|[{_RELATIONS}\u00d7\u00f7^\u221a].*\w"  # x=3, 2^3, =17
-    r"|(?:\d|(?<![A-Za-z])[A-Za-z]|[)\]}%\u00b2\u00b3])[-+\u2212\u2013*/<>\u00b7]+"  # 12-5, x+y, but not T-shirt
-    r"(?:[$(\[{]*\d|[A-Za-z](?![A-Za-z])|[(\\])"
-)
-_VARIABLE = re.compile(r"[A-Za-z\u03b1-\u03c9](?:\d|_\w|_\{\w+\}|')?|\w+\(\S*\)")  # x, x_1, f(x)
-_BINDS_WORDS = re.compile(  # Area = length × width; =$ 5
-    rf"(?:[{_RELATIONS}]|==|:=|<=|>=|!=|\u00d7|\u00f7)(?:{_CURRENCY})?"
-)
-_SIGNS = ("-", "+", "\u2212", "\u00b1")
-_TIMES = ("x", "X")
-_LONGEST = 400  # characters of a chunk that are looked at: the patterns' time grows with their square
-_OPERAND_WORDS = 8  # between a number and the operator behind what it counts: 8 slices of a pizza * 2
-_BINDS_MATH = re.compile(r"[-+*/^<>\u2212\u2013\u00b7\u00b1]")
-_ENDS_OPEN = re.compile(
-    rf"[\w)\]}}%][{_RELATIONS}*/+^<>\u00d7\u00f7\u00b7\u2212-]$|\d[xX]$|^[(\[]+$"
-)  # 8*4=, 60x, (
-_BEGINS_OPEN = re.compile(  # =32, -5, x4, minutes/10, )
-    rf"[{_RELATIONS}*/+^<>\u00d7\u00f7\u00b7\u2212-]\W?[\w.]|[A-Za-z/]+\)*[*/+=\u00d7\u00f7](?:\W?[\d.]|$)|[xX]\W?\d|[)\]]+$"
-)
-_MEASURE = re.compile(
-    r"%|\u00b0[CF]?|percent|degrees?|dollars?|cents?|euros?|pounds?|hundred|thousand|million|billion|trillion"
-    r"|(?:k|c|m|n|\u00b5|d)?(?:m|g|l|L|s|W|V|A|Hz)(?:[\u00b2\u00b3]|\^?[23])?"
-    r"|(?:kilo|centi|milli)?(?:meters?|metres?|grams?|lit(?:er|re)s?)|km/h|m/s|mph|mi|miles?|ft|feet|foot|inch(?:es)?"
-    r"|yards?|yd|lbs?|oz|ounces?|gal|gallons?|tons?|h|hrs?|hours?|min|mins|minutes?|sec|secs|seconds?|days?|weeks?"
-    r"|months?|years?|a\.?m|p\.?m|USD|EUR|GB|MB|KB"
-)
+    strength: str  # the token's role: = strong, + ambiguous, t a word, o `of`
+    piece: int
+    left: int | None  # where its left operand begins
+    takes_words: bool
+    spaced: bool  # white space stands before it
 
 
-def _core(chunk: str) -> str:
-    """A chunk without the brackets, quotes and punctuation around it; of an endless one the beginning."""
-    return chunk.lstrip(_OPENERS).rstrip(_CLOSERS)[:_LONGEST]
+@dataclass(slots=True)
+class _Group:
+    """An open bracket, or the text itself (opener ""), and the expression that is read in it. Numbers are pieces."""
+
+    opener: str = ""
+    token: int = 0  # where it begins, with its name
+    first: int = 0
+    is_argument: bool = False  # of a LaTeX command or a script: whatever is inside belongs together
+    has_name: bool = False  # a letter or a function's name: P(two heads)
+    is_math: bool = True  # no word so far
+    has_content: bool = False
+    has_number: bool = False
+    is_list: bool = False  # or holds an operator: a formula
+    near: int | None = None  # where the operand begins that ends just before
+    role: str = ""  # of that operand
+    last: int = 0  # where its last part begins
+    is_bound: bool = False  # an operator holds it
+    counted: int | None = None  # where the last numeric operand begins
+    words: int = 0  # since then
+    word: int | None = None  # the word just before
+    operator: _Operator | None = None
+    series: int | None = None  # 2, 4, 6: where it begins
+    has_dots: bool = False  # ..., 40
+    is_soft: bool = False  # a pause unless an operator follows: 8! / 2, 0.666... = 2/3
+
+    def pause(self) -> None:
+        self.near = self.counted = self.word = self.operator = self.series = None
+        self.is_soft = self.is_bound = self.has_dots = False
+
+    def counted_operand(self) -> int | None:
+        return self.counted if self.words <= _COUNTED_WORDS else None
 
 
-def _kind(chunk: str) -> Literal["formula", "number", "word"]:
-    core = _core(chunk)
-    if _HAS_FORMULA.search(chunk):
-        return "formula"
-    if _RATIO.fullmatch(core):
-        return "number"
-    if _NUMBER.match(core):
-        return "formula" if _EQUATION.search(core[1:]) else "number"
-    # <think>, <COMP_20>, URLs and query strings are words
-    return "formula" if _EQUATION.search(core) and not re.match(r"</?\w|\w+://", chunk) else "word"
+def _is_cjk(character: str) -> bool:
+    return "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff"
 
 
-def _is_operator(chunk: str) -> bool:
-    return bool(_BINDS_WORDS.fullmatch(chunk) or _BINDS_MATH.fullmatch(chunk))
-
-
-def _stands_before_number(chunk: str) -> bool:
-    return _is_operator(chunk) or bool(re.fullmatch(rf"{_CURRENCY}|[(\[]", chunk))
-
-
-class _Chunks:
-    """The chunks of a text and which of them hold together."""
+class _Grammar:
+    """Reads the tokens of a text and finds the pieces that hold together."""
 
     def __init__(self, text: str):
-        spans = [match.span() for match in _CHUNK.finditer(text)]
-        self.spans = spans
-        self.chunks = [text[start:end] for start, end in spans]
-        self.kinds = [_kind(chunk) for chunk in self.chunks]
-        self.gaps = [text[left[1] : right[0]] for left, right in pairwise(spans)]
-        self.glued = [False] * len(self.gaps)  # [i]: chunk i holds to chunk i + 1
+        self.text, self.tokens = text, tokens(text)
+        self.piece: list[int] = []  # of each token
+        self.spans: list[list[int]] = []  # of each piece: tokens that touch, except CJK characters
+        end = -1
+        for start, stop, role in self.tokens:
+            touches = start == end
+            if touches and role not in _ATTACHED:
+                touches = not (_is_cjk(text[start]) or _is_cjk(text[end - 1]) or text[end - 1] in _WIDE_PAUSES)
+            if touches:
+                self.spans[-1][1] = stop
+            else:
+                self.spans.append([start, stop])
+            self.piece.append(len(self.spans) - 1)
+            end = stop
+        self.bonds = [0] * (len(self.spans) + 1)  # +1 where a bond begins, -1 where it ends
+        self.formulas = [False] * len(self.spans)
+        self.numbers = [False] * len(self.spans)
+        self.stack = [_Group()]
+        self.after_command = False  # a bracket is its argument
+        self.read()
+        self.read_names()
 
-    def is_math(self, i: int) -> bool:
-        if not 0 <= i < len(self.chunks):
-            return False
-        chunk = self.chunks[i].lstrip(_OPENERS).rstrip(".,;:!?")  # a closing bracket stays: f(x)
-        return self.kinds[i] != "word" or bool(_VARIABLE.fullmatch(chunk))
+    @property
+    def top(self) -> _Group:
+        return self.stack[-1]
 
-    def is_number(self, i: int) -> bool:
-        return 0 <= i < len(self.chunks) and self.kinds[i] == "number"
+    def role(self, i: int) -> str:
+        return self.tokens[i].role if 0 <= i < len(self.tokens) else "end"
 
-    def reaches(self, i: int, lines: bool = False) -> bool:
-        """Whether a bond may cross the gap after chunk i: no pause before it, no new line in it (or one)."""
-        return (
-            0 <= i < len(self.gaps)
-            and (not _PAUSE.search(self.chunks[i]) or bool(_ABBREVIATED.fullmatch(self.chunks[i])))
-            and self.gaps[i].count("\n") <= (1 if lines else 0)
-        )
+    def string(self, i: int) -> str:
+        return self.text[self.tokens[i].start : self.tokens[i].end]
 
-    def operand(self, i: int) -> int | None:
-        """Where the operand before chunk i begins: a variable, or a number or formula with the words that count it."""
-        if self.reaches(i - 1) and self.is_math(i - 1):
-            return i - 1
-        for j in range(i - 1, max(i - 2 - _OPERAND_WORDS, -1), -1):
-            if not self.reaches(j):
-                return None
-            if self.kinds[j] != "word":
-                return j
-        return None
+    def touches(self, i: int) -> bool:
+        """Whether token i stands in the same piece as the one before it."""
+        return 0 < i < len(self.tokens) and self.piece[i] == self.piece[i - 1]
 
-    def bind(self, first: int, last: int) -> None:
-        """Make one unit of chunks first ... last."""
-        self.glued[first:last] = [True] * (last - first)
+    def bind(self, first: int, last: int, formula: bool = True) -> None:
+        """Make one unit of the pieces first ... last."""
+        self.bonds[first] += 1
+        self.bonds[last] -= 1
+        self.formulas[last] |= formula
 
-    def bind_operator(self, i: int) -> None:
-        """Hold an operator to its operands: one that stands alone, or that ends or begins a chunk."""
-        chunk, last = self.chunks[i], len(self.chunks) - 1
-        if not _is_operator(chunk) and chunk not in _TIMES:
-            self.bind_part(i)
+    def read(self) -> None:
+        end = 0
+        for i, (start, stop, role) in enumerate(self.tokens):
+            if start > end and "\n" in (gap := self.text[end:start]):
+                self.new_line(i, gap.count("\n") > 1)
+            end = stop
+            piece = self.piece[i]
+            after_command, self.after_command = self.after_command, role in "c^"
+            if role in "#$cf":
+                self.numbers[piece] |= role == "#"
+                self.formulas[piece] |= role in "$c"
+                self.operand(i, piece, role)
+            elif role in "whva":
+                self.word(i, piece, role)
+            elif role in "=+to%":
+                self.operator(i, piece, role)
+            elif role in ",:!.~<":
+                self.punctuation(i, piece, role)
+            elif role == "^":
+                self.script(i, piece)
+            elif role == "(":
+                self.open(i, piece, after_command)
+            elif role == ")":
+                self.close(i, piece)
+            elif role == "|":
+                self.bar(i, piece)
+
+    def new_line(self, i: int, blank: bool) -> None:
+        """A line's end is a pause, except in brackets, behind an operator, or before one that is no list bullet."""
+        if blank:
+            self.stack = [_Group()]
             return
-        after = i + 2 if i < last and _stands_before_number(self.chunks[i + 1]) else i + 1  # x = - 3, 9 x $ 2
-        begin = self.operand(i)
-        if _BINDS_WORDS.fullmatch(chunk):
-            right = self.reaches(i)
-            if begin is None and self.reaches(i - 1, lines=True) and not _is_operator(self.chunks[i - 1]):
-                begin = i - 1
+        while self.top.opener == "|":
+            self.stack.pop()
+            self.top.pause()
+        group = self.top
+        waits = group.operator is not None and group.operator.spaced and group.operator.left is not None
+        if waits or (group.opener and (group.is_math or group.is_argument)):
+            return
+        before = group.near, group.counted, group.word, group.role
+        group.pause()
+        if self.role(i) == "=" or (self.role(i) == "+" and self.string(i) in _OVER_LINES):
+            group.near, group.counted, group.word, group.role = before
+
+    def operand(self, i: int, last: int, role: str, begin: int | None = None) -> None:
+        """An operand from token i (piece `begin`, which defaults to `last`) to piece `last`."""
+        group = self.top
+        begin = self.piece[i] if begin is None else begin
+        first, operator, touches = begin, group.operator, self.touches(i)
+        if group.is_soft and operator is None and not touches:
+            group.pause()
+        group.has_content = True
+        if operator is not None:
+            begin = operator.piece if operator.left is None else operator.left
+            if operator.strength != "o":
+                is_sign = operator.left is None and operator.strength == "+"
+                self.bind(begin, last, not (is_sign and role == "#"))
+                group.is_bound, group.is_list = True, group.is_list or not is_sign
+        elif group.near is not None and (touches or self.joins(i, group.role, role)):
+            begin = group.near
+            pair = group.role + role
+            if group.is_bound or group.role in "cf" or role == "c" or pair in ("gg", "##"):
+                self.bind(begin, last, pair != "##")
+        elif group.series is not None and self.role(i - 1) == ",":
+            group.is_bound = group.has_dots
+            if group.has_dots:
+                begin = group.series
+                self.bind(begin, last)
         else:
-            words = (
-                chunk in "*/\u00b7" and begin is not None and self.kinds[begin] != "word"
-            )  # 12 cookies / box
-            right = self.reaches(i) and (self.is_math(after) or (words and after <= last))
-            begin = begin if right else None
-            right = right and (begin is not None or chunk in _SIGNS)
-        if begin is not None:
-            self.bind(begin, i)
-        if right:
-            self.glued[i] = True
-        if begin is not None or right:
-            signed = chunk in _SIGNS and begin is None and self.is_number(after)
-            self.kinds[i] = "number" if signed else "formula"
+            group.series, group.is_bound, group.has_dots = None, False, False
+        group.operator = group.word = None
+        group.near, group.role, group.last = begin, role, first
+        if role in _NUMERIC:
+            group.counted, group.words, group.has_number = begin, 0, True
+        else:
+            group.words += 1
 
-    def bind_part(self, i: int) -> None:
-        """Hold a chunk such as `8*4=`, `=32`, `-5` or `minutes/10` to what its operator needs."""
-        chunk = self.chunks[i]
-        if _ENDS_OPEN.search(chunk) and self.reaches(i) and self.is_math(i + 1):
-            self.glued[i] = True
-            self.kinds[i] = "formula"
-        if _BEGINS_OPEN.match(chunk):
-            begin = self.operand(i)
-            if begin is not None and self.kinds[begin] != "word":
-                self.bind(begin, i)
-                self.kinds[i] = "formula"
+    def joins(self, i: int, left: str, right: str) -> bool:
+        """Whether operands side by side may be one: 3 x, (n - 1) d, \\frac 3 4, sin x, 5 ft 3 in, 3\u5c0f\u65f620\u5206."""
+        if left in "aw$" or right in "a$":
+            return False
+        if right == "#" and left == "#":
+            before, after = self.tokens[i - 1], self.tokens[i]
+            units = self.text[before.end - 1] + self.text[after.end - 1]
+            is_fraction = self.role(i - 2) == "c"  # \\frac 3 4
+            return before.role == "#" and (before.end == after.start or units.isalpha() or is_fraction)
+        return right != "#" or left in "cf"
 
-    def bind_number(self, i: int) -> None:
-        """Hold a number to what follows and belongs to it."""
-        if not self.reaches(i):
+    def word(self, i: int, piece: int, role: str) -> None:
+        """A word or a variable."""
+        group, touches = self.top, self.touches(i)
+        following, touched = self.role(i + 1), self.touches(i + 1)
+        if following == "(" and touched and role != "h":
+            return  # the group reads it as its name
+        if touches and group.near is not None and self.role(i - 1) in "#)c$^":
+            if self.string(i) not in ("x", "X") or following not in ("#", "("):
+                return  # 3rd, 25kg, 2x, $x$s
+        if role == "v" and self.string(i) in ("x", "X") and following in ("#", "(", "$"):
+            if group.near is not None or group.counted_operand() is not None:
+                self.operator(i, piece, "+")  # 5 x 3
+                return
+        waiting = group.operator
+        if role == "v" and not (touches and self.role(i - 1) in "wh"):
+            self.operand(i, piece, "v")
+        elif role == "a" and ((touched and following in "^=+") or (waiting and waiting.strength in "=+")):
+            self.operand(i, piece, "v" if touched else "a")
+        elif waiting is not None and (waiting.strength == "=" or waiting.takes_words):
+            self.operand(i, piece, "w")
+            group.is_math = False
+        elif role == "h" and group.role == "w" and group.is_bound and piece - group.last < _CJK_WORD:
+            self.bind(group.last, piece)  # the rest of a Chinese word behind =
+        else:
+            if group.is_soft:
+                group.pause()
+            is_run = role == "h" == self.role(i - 1) and group.word is not None
+            if not (is_run and piece - group.word < _CJK_WORD):
+                group.word = piece
+            group.near = group.series = group.operator = None
+            group.is_bound = False
+            group.words += 1
+            group.is_math &= role == "a"
+            if role == "a":
+                group.near, group.role, group.has_content = piece, "a", True
+
+    def operator(self, i: int, piece: int, strength: str) -> None:
+        group, text = self.top, self.string(i)
+        at_left, at_right = self.touches(i), self.touches(i + 1)
+        left, before = group.near, group.operator
+        if strength == "%":
+            if at_left or self.role(i + 1) != "#":
+                return
+            strength = "+"
+        if text == "**" and at_left != at_right:
+            return  # bold
+        if strength == "+" and left is None and before is None:
+            if at_left and self.role(i - 1) in "wva" and (text in "-\u2013" or self.role(i + 1) != "#"):
+                return  # a hyphen, and/or
+            if text == "*" and not at_left and at_right:
+                return  # emphasis
+        if before is not None:  # x = - 3
+            left, strength = before.left, "=" if "=" in before.strength + strength else before.strength
+            piece = before.piece if left is None else piece
+        elif left is None and strength != "o":
+            left = group.counted_operand()
+            if left is None and strength == "=":
+                left = group.word
+        if left is None and strength != "=":
+            if text not in _SIGNS or (text in "<>" and self.begins_line(i)):
+                return
+        if strength == "=" and left is not None:
+            self.bind(left, piece)
+            group.is_list = True
+        takes_words = strength == "+" and left is not None and not at_left and not at_right
+        takes_words &= (text in "*/\u00b7" and group.role in _NUMERIC) or (group.near is not None and group.role == "w")
+        group.operator = _Operator(strength, piece, left, takes_words, not at_left)
+        group.near = group.word = None
+        group.is_soft = False
+
+    def begins_line(self, i: int) -> bool:
+        return i == 0 or "\n" in self.text[self.tokens[i - 1].end : self.tokens[i].start]
+
+    def script(self, i: int, piece: int) -> None:
+        """x^2, a_n belong to what they touch; ^{14}C and _word_ stand alone."""
+        is_power = self.string(i)[0] != "_"
+        if self.touches(i) and self.role(i - 1) != " ":
+            self.formulas[piece] |= is_power
+        elif is_power:
+            self.operand(i, piece, "c")
+        else:
+            self.word(i, piece, "w")
+
+    def punctuation(self, i: int, piece: int, role: str) -> None:
+        group, touches, text = self.top, self.touches(i), self.string(i)
+        is_near = touches and group.near is not None
+        if role == "~" and (group.operator or (group.opener and self.role(i - 1) == ",")):
+            self.operand(i, piece, "v")  # 2 + 4 + ... + 40
+        elif role == "~" and group.series is not None and self.role(i - 1) == ",":
+            self.bind(group.series, piece)
+            group.near, group.role, group.has_dots = group.series, "v", True  # 2, 4, ..., 40
+        elif role in "~!" and is_near:
+            group.is_soft = True
+        elif text == "?" and group.operator and not touches:
+            self.operand(i, piece, "v")  # 5 + ? = 8
+        elif role == ":" and not touches and not self.touches(i + 1) and group.near is not None:
+            self.operator(i, piece, "+")  # a : b = 3 : 4
+        elif role in ",:" and group.opener:
+            group.is_list = True
+            group.pause()
+        elif role == "," and is_near:
+            series = group.near if group.series is None else group.series
+            has_dots = group.has_dots
+            group.pause()
+            group.series, group.has_dots = series, has_dots
+        else:
+            group.pause()
+            group.is_math &= role not in ".<"
+
+    def open(self, i: int, piece: int, after_command: bool) -> None:
+        group, text, touches = self.top, self.string(i), self.touches(i)
+        bracket = text[-1]
+        if after_command and (text == "{" or (text == "[" and touches)) and group.near is not None:
+            self.stack.append(_Group("{" if text == "{" else "(", i, group.near, is_argument=True))
             return
-        this, following = self.chunks[i], self.chunks[i + 1]
-        if re.fullmatch(_CURRENCY, this):
-            if self.kinds[i + 1] != "word":
-                self.glued[i] = True
-                self.kinds[i] = "number"
-        elif following == ":":  # 2 : 1
-            if self.is_number(i) and self.is_number(i + 2) and "\n" not in self.gaps[i + 1]:
-                self.bind(i, i + 2)
-                self.kinds[i + 1] = "number"
-        elif self.kinds[i] == "word":
-            return
-        elif _MEASURE.fullmatch(following.rstrip(_CLOSERS)):
-            self.glued[i] = True
-        elif self.is_number(i) and self.is_number(i + 1):
-            mixed = this.isdigit() and re.match(r"\d+/\d+", following)  # 3 1/2
-            grouped = self.gaps[i] in ("\u00a0", "\u2009", "\u202f") and re.match(r"\d{3}", following)
-            self.glued[i] |= bool(mixed or grouped)
+        has_call = touches and self.role(i - 1) in "wvaf"
+        has_name = has_call and (self.role(i - 1) in "vaf" or len(self.string(i - 1)) == 1)
+        token = i - 1 if has_call and self.role(i - 1) != "f" else i
+        self.stack.append(_Group("{" if bracket == "{" else "(", token, piece, has_name=has_name))
+
+    def bar(self, i: int, piece: int) -> None:
+        group = self.top
+        opens = not self.touches(i) and self.touches(i + 1)
+        if group.opener == "|" and group.near is not None and not opens:
+            self.leave(piece)
+        elif group.near is not None and not opens:
+            self.operator(i, piece, "+")  # A | B
+        else:
+            self.stack.append(_Group("|", i, piece))
+
+    def close(self, i: int, piece: int) -> None:
+        is_brace = self.string(i)[-1] == "}"
+        depth = len(self.stack) - 1
+        while depth and (self.stack[depth].opener == "|" or (is_brace and self.stack[depth].opener != "{")):
+            depth -= 1
+        if depth == 0:
+            self.top.near = self.top.word = self.top.operator = None  # 1) first
+        elif is_brace or self.stack[depth].opener != "{":
+            del self.stack[depth + 1 :]
+            self.leave(piece)
+
+    def leave(self, piece: int) -> None:
+        """The group on top ends with this piece."""
+        inner = self.stack.pop()
+        group, first = self.top, inner.first
+        is_short = piece - first <= _GROUP_WORDS
+        if inner.is_argument:
+            self.bind(first, piece)
+            self.after_command = True
+        elif (inner.is_math and inner.has_content) or (is_short and (inner.has_name or inner.opener == "{")):
+            self.bind(first, piece, inner.is_list or not inner.is_math)
+            self.operand(inner.token, piece, "g", first)
+        elif inner.is_list or inner.has_number:
+            if group.operator:
+                self.bind(first, piece)
+                self.operand(inner.token, piece, "g", first)
+            group.is_math = False
+            group.near, group.counted, group.words, group.has_number = None, first, 0, True
+        else:
+            if group.operator and group.operator.strength == "=" and is_short:
+                self.bind(first, piece)
+                self.operand(inner.token, piece, "w", first)
+            group.near = group.operator = None
+            group.word = first if is_short else piece
+            group.words += piece - first + 1
+            group.is_math = False
+
+    def read_names(self) -> None:
+        """Hold the words of a name together (New York), and a letter to what it labels (option B)."""
+        before = ""
+        for i, (start, _, role) in enumerate(self.tokens):
+            word = ""
+            if role in "wva" and self.text[start].isalpha():
+                word = self.string(i)
+                gap = self.tokens[i - 1].end if before else start
+                if before and word[0].isupper() and start - gap == 1 and "\n" not in self.text[gap:start]:
+                    is_letter = len(word) == 1
+                    is_name = before[0].isupper() and (is_letter or word.lower() not in FUNCTION_WORDS)
+                    if (is_name and word != "I") or (is_letter and word != "I" and self.role(i + 1) not in "=+"):
+                        self.bind(self.piece[i - 1], self.piece[i], False)
+                if len(word) < 2 or word.lower() in FUNCTION_WORDS or word.endswith("ly"):
+                    word = ""
+            before = word
 
 
 def segment(text: str) -> list[Unit]:
     """Cut `text` into units, ascending; everything between them is white space.
 
-    Punctuation belongs to the unit it follows. A unit glued of several chunks is a formula where one of them
-    is an operator or a formula, else a number. Markers such as `<think>` are plain words.
+    Punctuation belongs to the unit it follows. A unit that holds an operator with its operands or a formula is a
+    formula, else one that holds a number is a number. Markers such as `<think>` are plain words. Linear time.
     """
-    chunks = _Chunks(text)
-    for i in range(len(chunks.chunks)):
-        chunks.bind_operator(i)
-    for i in range(len(chunks.chunks)):
-        chunks.bind_number(i)
+    grammar = _Grammar(text)
     units: list[Unit] = []
-    first = 0
-    for i, (_, end) in enumerate(chunks.spans):
-        if i < len(chunks.glued) and chunks.glued[i]:
-            continue
-        kinds = chunks.kinds[first : i + 1]
-        kind = "formula" if "formula" in kinds else "number" if "number" in kinds else "word"
-        units.append(Unit(chunks.spans[first][0], end, kind))
-        first = i + 1
+    open_bonds, first, formula, number = 0, 0, False, False
+    for i, (_, end) in enumerate(grammar.spans):
+        open_bonds += grammar.bonds[i]
+        formula |= grammar.formulas[i]
+        number |= grammar.numbers[i]
+        if open_bonds == 0:
+            kind = "formula" if formula else "number" if number else "word"
+            units.append(Unit(grammar.spans[first][0], end, kind))
+            first, formula, number = i + 1, False, False
     return units
 
 
@@ -249,5 +442,8 @@ def clauses(text: str, units: Sequence[Unit]) -> list[list[int]]:
         if fresh or formula or broken:
             groups.append([])
         groups[-1].append(index)
-        fresh = formula or bool(_CLAUSE_END.search(text[unit.start : unit.end]))
+        at = unit.end
+        while at > unit.start and not (text[at - 1].isalnum() or text[at - 1] in _PAUSES):
+            at -= 1
+        fresh = formula or text[at - 1] in _PAUSES
     return groups
