@@ -97,13 +97,13 @@ _PARTS = (
     "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths"
 )
 _NAMED_UNITS = frozenset(
-    f"{_SCALES} percent pct degree dollar cent euro pound rupee yuan penny pence buck meter metre kilometer kilometre "
+    f"{_SCALES} percent pct degree dollar cent euro pound rupee yuan yen penny pence buck meter metre kilometer kilometre "
     "centimeter centimetre millimeter millimetre micrometer nanometer gram kilogram milligram microgram kg kgs km kms "
     "liter litre milliliter millilitre inch inches foot feet ft yard yd yds mile mi mph kph kmh lb lbs oz ounce gal gallon "
     "ton tonne acre hectare hr hrs hour min mins minute sec secs second ms day week month year decade century am pm "
     "newton joule watt kilowatt volt ampere amp ohm hertz pascal kelvin mole coulomb tesla farad calorie atm psi ppm ppb "
     "mmhg kwh kcal molar byte bit kb mb gb tb kib mib gib usd eur gbp jpy cny rmb inr btc sq square cubic score couple pair "
-    "rad sr px pt mg ml cl dl cm mm nm dm sqft cc rpm bps fps dpi ev kev mev gev bp kbp da kda \uc6d0 \ub2ec\ub7ec \uba85 "
+    "rad sr px pt mg ml cl dl cm mm nm dm sqft cc rpm bps fps dpi ev kev mev gev bp kbp da kda \ub9cc \uc5b5 \ucc9c \uc6d0 \ub2ec\ub7ec \uba85 "
     "january february march april may june july august september october november december o'clock oclock".split()
 )
 _CAPITAL_ONLY = frozenset(
@@ -154,8 +154,8 @@ def _word_role(word: str) -> str:
     if word in ("a", "A", "I"):
         return "a"  # an article, unless an operator makes it a variable
     core = word.rstrip("'\u2019\u2032")
-    if len(core) == 1 or (len(core) <= 3 and core[1:].isdigit()):
-        return "v"
+    if len(core) == 1 or (len(core) <= 3 and core[1:].isdigit()) or re.fullmatch("d[r-z]", core):
+        return "v"  # x, x1, dx
     if _SYMBOLS.fullmatch(core) and core.lower() not in FUNCTION_WORDS:
         if any(map(str.isdigit, core)) or (len(core) <= 5 and sum(map(str.isupper, core)) >= 2):
             return "v"
@@ -248,14 +248,18 @@ _GROUP_ROLE = {
 }  # fmt: skip
 _SUFFIX = re.compile(
     rf"{_SPACE}?(?:\\?[%\u2030](?!\s?\d)|(?:[\u5341\u767e\u5343\u4e07\u842c\u4ebf\u5104\u5146]|{_HAN_UNITS})+|[Aa]\.[Mm]\.?|[Pp]\.[Mm]\.?"
-    r"|(?:sq|ft|in|yds?|lbs?|oz|gal|hrs?|mins?|secs?)\.(?=\s*[-+*/=x\u00d7)])|(?P<unit>[^\W\d_](?:[^\W_]|[/\u00b7*^.\u207b'\u2019-](?=[^\W_]|-\d)|\u00b2|\u00b3){0,29}|\u00b0[CFK]?\b|\u00b0)(?!\w))"
+    r"|(?:sq|ft|in|yds?|lbs?|oz|gal|hrs?|mins?|secs?)\.(?=\s*(?:[-+*/=x\u00d7)]|(?:ft|in|yd|m|per)\b))|in(?=\s*[*/=x\u00d7)])|(?P<unit>(?:per )?[^\W\d_](?:[^\W_]|[/\u00b7*^.\u207b'\u2019-](?=[^\W_]|-\d)|\u00b2|\u00b3){0,29}|\u00b0[CFK]?\b|\u00b0)(?!\w))"
 )
+
+
+_PLAIN_WORD = re.compile(r"\s*([a-z]{2,})(?=[\s.,])")  # most tokens, without trying every pattern
+_BEGIN_MORE = frozenset(f"{_FIRST} {_TENS} several half divided multiplied".split())
 
 
 def _measured(text: str, end: int) -> int:
     """Where a number that ends at `end` ends with its multipliers and units of measure."""
     while suffix := _SUFFIX.match(text, end):
-        if suffix["unit"] and not is_unit_of_measure(suffix["unit"]):
+        if suffix["unit"] and not is_unit_of_measure(suffix["unit"].removeprefix("per ")):
             break
         end = suffix.end()
     return end
@@ -267,6 +271,11 @@ def tokens(text: str) -> list[Token]:
     at = 0
     for begin, end in [*_blocks(text), (len(text), len(text))]:
         while at < begin:
+            plain = _PLAIN_WORD.match(text, at, begin)
+            if plain and plain[1] not in _BEGIN_MORE:
+                at = plain.end()
+                found.append(Token(plain.start(1), at, _word_role(plain[1])))
+                continue
             match = _TOKENS.match(text, at, begin)
             group = match.lastgroup
             start, at = at, match.end()

@@ -33,6 +33,7 @@ _WIDE_PAUSES = "\u3001\u3002\uff0c\uff01\uff1f\uff1a\uff1b"
 _SIGNS = ("-", "+", "\u2212", "\u00b1", "~", "<", ">")
 _OVER_LINES = ("+", "/", "\u00b7", "\u00b1")  # may begin a line; - and * are list bullets
 _NUMERIC = "#$cg"  # roles of operands that words may count
+_ARGUMENTS = ("#", "v", "(", "$", "c", "f", "^", "o", "|")  # roles of what follows sin, log, half
 _ATTACHED = ".,:;!?)~ %"  # roles of tokens that belong to a CJK character before them
 
 
@@ -127,7 +128,7 @@ class _Grammar:
         return self.tokens[i].role if 0 <= i < len(self.tokens) else "end"
 
     def string(self, i: int) -> str:
-        return self.text[self.tokens[i].start : self.tokens[i].end]
+        return self.text[self.tokens[i].start : self.tokens[i].end] if i < len(self.tokens) else ""
 
     def touches(self, i: int) -> bool:
         """Whether token i stands in the same piece as the one before it."""
@@ -147,14 +148,19 @@ class _Grammar:
             end = stop
             piece = self.piece[i]
             after_command, self.after_command = self.after_command, role in "c^"
-            if role in "#$cf":
+            if role == "f" and self.text[start].isalpha() and self.role(i + 1) not in _ARGUMENTS:
+                self.word(i, piece, "w")
+            elif role in "#$cf":
                 self.numbers[piece] |= role == "#"
                 self.formulas[piece] |= role in "$c"
                 self.operand(i, piece, role)
             elif role in "whva":
                 self.word(i, piece, role)
             elif role in "=+to%":
-                self.operator(i, piece, role)
+                if role != "o" or self.is_part(i - 1):
+                    self.operator(i, piece, role)
+                else:
+                    self.word(i, piece, "w")
             elif role in ",:!.~<":
                 self.punctuation(i, piece, role)
             elif role == "^":
@@ -211,8 +217,9 @@ class _Grammar:
             group.series, group.is_bound, group.has_dots = None, False, False
         group.operator = group.word = None
         group.near, group.role, group.last = begin, role, first
-        if role in _NUMERIC:
-            group.counted, group.words, group.has_number = begin, 0, True
+        if role in _NUMERIC or role == "w":
+            group.counted, group.words = begin, 0
+            group.has_number |= role != "w"
         else:
             group.words += 1
 
@@ -223,8 +230,10 @@ class _Grammar:
         if right == "#" and left == "#":
             before, after = self.tokens[i - 1], self.tokens[i]
             units = self.text[before.end - 1] + self.text[after.end - 1]
-            is_fraction = self.role(i - 2) == "c"  # \\frac 3 4
-            return before.role == "#" and (before.end == after.start or units.isalpha() or is_fraction)
+            is_price = not self.text[after.start].isdigit() and self.text[before.start].isdigit()  # 2 $50 bills
+            if self.role(i - 2) == "c" or is_price:  # \\frac 3 4
+                return True
+            return before.role == "#" and (before.end == after.start or units.isalpha())
         return right != "#" or left in "cf"
 
     def word(self, i: int, piece: int, role: str) -> None:
@@ -241,6 +250,8 @@ class _Grammar:
                 self.operator(i, piece, "+")  # 5 x 3
                 return
         waiting = group.operator
+        if self.string(i) == "a" and group.near is not None and following in "=^v":
+            role = "v"
         if role == "v" and not (touches and self.role(i - 1) in "wh"):
             self.operand(i, piece, "v")
         elif role == "a" and ((touched and following in "^=+") or (waiting and waiting.strength in "=+")):
@@ -274,9 +285,10 @@ class _Grammar:
         if text == "**" and at_left != at_right:
             return  # bold
         if strength == "+" and left is None and before is None:
-            if at_left and self.role(i - 1) in "wva" and (text in "-\u2013" or self.role(i + 1) != "#"):
+            is_hyphen = text in "-\u2013" and group.words > 1
+            if at_left and self.role(i - 1) in "wva" and (is_hyphen or self.role(i + 1) != "#"):
                 return  # a hyphen, and/or
-            if text == "*" and not at_left and at_right:
+            if text == "*" and not at_left and at_right and self.string(i + 2)[:1] in ("*", ""):
                 return  # emphasis
         if before is not None:  # x = - 3
             left, strength = before.left, "=" if "=" in before.strength + strength else before.strength
@@ -296,6 +308,11 @@ class _Grammar:
         group.operator = _Operator(strength, piece, left, takes_words, not at_left)
         group.near = group.word = None
         group.is_soft = False
+
+    def is_part(self, i: int) -> bool:
+        """Whether token i is a percentage or a fraction: 20% of 50, half of 48."""
+        text = self.string(i)
+        return self.role(i) in "f$c" or (self.role(i) == "#" and not text.isdigit() and not text[-1:].isdigit() or "/" in text)
 
     def begins_line(self, i: int) -> bool:
         return i == 0 or "\n" in self.text[self.tokens[i - 1].end : self.tokens[i].start]
@@ -318,6 +335,8 @@ class _Grammar:
         elif role == "~" and group.series is not None and self.role(i - 1) == ",":
             self.bind(group.series, piece)
             group.near, group.role, group.has_dots = group.series, "v", True  # 2, 4, ..., 40
+        elif text[0] == "\\" and group.near is not None:
+            self.operand(i, piece, "c")  # 1 \\cdot 2 \\cdots n
         elif role in "~!" and is_near:
             group.is_soft = True
         elif text == "?" and group.operator and not touches:
