@@ -99,7 +99,9 @@ class _Grammar:
 
     def __init__(self, text: str):
         self.text, self.tokens = text, tokens(text)
+        self.roles = [token.role for token in self.tokens] + ["end", "end"]
         self.piece: list[int] = []  # of each token
+        self.touching: list[bool] = []  # whether a token stands in the same piece as the one before it
         self.spans: list[list[int]] = []  # of each piece: tokens that touch, except CJK characters
         end = -1
         for start, stop, role in self.tokens:
@@ -111,7 +113,9 @@ class _Grammar:
             else:
                 self.spans.append([start, stop])
             self.piece.append(len(self.spans) - 1)
+            self.touching.append(touches)
             end = stop
+        self.touching.append(False)
         self.bonds = [0] * (len(self.spans) + 1)  # +1 where a bond begins, -1 where it ends
         self.formulas = [False] * len(self.spans)
         self.numbers = [False] * len(self.spans)
@@ -120,19 +124,8 @@ class _Grammar:
         self.read()
         self.read_names()
 
-    @property
-    def top(self) -> _Group:
-        return self.stack[-1]
-
-    def role(self, i: int) -> str:
-        return self.tokens[i].role if 0 <= i < len(self.tokens) else "end"
-
     def string(self, i: int) -> str:
         return self.text[self.tokens[i].start : self.tokens[i].end] if i < len(self.tokens) else ""
-
-    def touches(self, i: int) -> bool:
-        """Whether token i stands in the same piece as the one before it."""
-        return 0 < i < len(self.tokens) and self.piece[i] == self.piece[i - 1]
 
     def bind(self, first: int, last: int, formula: bool = True) -> None:
         """Make one unit of the pieces first ... last."""
@@ -148,7 +141,7 @@ class _Grammar:
             end = stop
             piece = self.piece[i]
             after_command, self.after_command = self.after_command, role in "c^"
-            if role == "f" and self.text[start].isalpha() and self.role(i + 1) not in _ARGUMENTS:
+            if role == "f" and self.text[start].isalpha() and self.roles[i + 1] not in _ARGUMENTS:
                 self.word(i, piece, "w")
             elif role in "#$cf":
                 self.numbers[piece] |= role == "#"
@@ -177,23 +170,23 @@ class _Grammar:
         if blank:
             self.stack = [_Group()]
             return
-        while self.top.opener == "|":
+        while self.stack[-1].opener == "|":
             self.stack.pop()
-            self.top.pause()
-        group = self.top
+            self.stack[-1].pause()
+        group = self.stack[-1]
         waits = group.operator is not None and group.operator.spaced and group.operator.left is not None
         if waits or (group.opener and (group.is_math or group.is_argument)):
             return
         before = group.near, group.counted, group.word, group.role
         group.pause()
-        if self.role(i) == "=" or (self.role(i) == "+" and self.string(i) in _OVER_LINES):
+        if self.roles[i] == "=" or (self.roles[i] == "+" and self.string(i) in _OVER_LINES):
             group.near, group.counted, group.word, group.role = before
 
     def operand(self, i: int, last: int, role: str, begin: int | None = None) -> None:
         """An operand from token i (piece `begin`, which defaults to `last`) to piece `last`."""
-        group = self.top
+        group = self.stack[-1]
         begin = self.piece[i] if begin is None else begin
-        first, operator, touches = begin, group.operator, self.touches(i)
+        first, operator, touches = begin, group.operator, self.touching[i]
         if group.is_soft and operator is None and not touches:
             group.pause()
         group.has_content = True
@@ -208,7 +201,7 @@ class _Grammar:
             pair = group.role + role
             if group.is_bound or group.role in "cf" or role == "c" or pair in ("gg", "##"):
                 self.bind(begin, last, pair != "##")
-        elif group.series is not None and self.role(i - 1) == ",":
+        elif group.series is not None and self.roles[i - 1] == ",":
             group.is_bound = group.has_dots
             if group.has_dots:
                 begin = group.series
@@ -231,18 +224,18 @@ class _Grammar:
             before, after = self.tokens[i - 1], self.tokens[i]
             units = self.text[before.end - 1] + self.text[after.end - 1]
             is_price = not self.text[after.start].isdigit() and self.text[before.start].isdigit()  # 2 $50 bills
-            if self.role(i - 2) == "c" or is_price:  # \\frac 3 4
+            if self.roles[i - 2] == "c" or is_price:  # \\frac 3 4
                 return True
             return before.role == "#" and (before.end == after.start or units.isalpha())
         return right != "#" or left in "cf"
 
     def word(self, i: int, piece: int, role: str) -> None:
         """A word or a variable."""
-        group, touches = self.top, self.touches(i)
-        following, touched = self.role(i + 1), self.touches(i + 1)
+        group, touches = self.stack[-1], self.touching[i]
+        following, touched = self.roles[i + 1], self.touching[i + 1]
         if following == "(" and touched and role != "h":
             return  # the group reads it as its name
-        if touches and group.near is not None and self.role(i - 1) in "#)c$^":
+        if touches and group.near is not None and self.roles[i - 1] in "#)c$^":
             if self.string(i) not in ("x", "X") or following not in ("#", "("):
                 return  # 3rd, 25kg, 2x, $x$s
         if role == "v" and self.string(i) in ("x", "X") and following in ("#", "(", "$"):
@@ -250,9 +243,9 @@ class _Grammar:
                 self.operator(i, piece, "+")  # 5 x 3
                 return
         waiting = group.operator
-        if self.string(i) == "a" and group.near is not None and following in "=^v":
-            role = "v"
-        if role == "v" and not (touches and self.role(i - 1) in "wh"):
+        if role == "a" and following in "=+^v" and (group.near is not None or (waiting and waiting.strength == "=")):
+            role = "v"  # = m a, = I R
+        if role == "v" and not (touches and self.roles[i - 1] in "wh"):
             self.operand(i, piece, "v")
         elif role == "a" and ((touched and following in "^=+") or (waiting and waiting.strength in "=+")):
             self.operand(i, piece, "v" if touched else "a")
@@ -264,7 +257,7 @@ class _Grammar:
         else:
             if group.is_soft:
                 group.pause()
-            is_run = role == "h" == self.role(i - 1) and group.word is not None
+            is_run = role == "h" == self.roles[i - 1] and group.word is not None
             if not (is_run and piece - group.word < _CJK_WORD):
                 group.word = piece
             group.near = group.series = group.operator = None
@@ -275,18 +268,18 @@ class _Grammar:
                 group.near, group.role, group.has_content = piece, "a", True
 
     def operator(self, i: int, piece: int, strength: str) -> None:
-        group, text = self.top, self.string(i)
-        at_left, at_right = self.touches(i), self.touches(i + 1)
+        group, text = self.stack[-1], self.string(i)
+        at_left, at_right = self.touching[i], self.touching[i + 1]
         left, before = group.near, group.operator
         if strength == "%":
-            if at_left or self.role(i + 1) != "#":
+            if at_left or self.roles[i + 1] != "#":
                 return
             strength = "+"
         if text == "**" and at_left != at_right:
             return  # bold
         if strength == "+" and left is None and before is None:
             is_hyphen = text in "-\u2013" and group.words > 1
-            if at_left and self.role(i - 1) in "wva" and (is_hyphen or self.role(i + 1) != "#"):
+            if at_left and self.roles[i - 1] in "wva" and (is_hyphen or self.roles[i + 1] != "#"):
                 return  # a hyphen, and/or
             if text == "*" and not at_left and at_right and self.string(i + 2)[:1] in ("*", ""):
                 return  # emphasis
@@ -312,7 +305,7 @@ class _Grammar:
     def is_part(self, i: int) -> bool:
         """Whether token i is a percentage or a fraction: 20% of 50, half of 48."""
         text = self.string(i)
-        return self.role(i) in "f$c" or (self.role(i) == "#" and not text.isdigit() and not text[-1:].isdigit() or "/" in text)
+        return self.roles[i] in "f$c" or (self.roles[i] == "#" and not text.isdigit() and not text[-1:].isdigit() or "/" in text)
 
     def begins_line(self, i: int) -> bool:
         return i == 0 or "\n" in self.text[self.tokens[i - 1].end : self.tokens[i].start]
@@ -320,7 +313,7 @@ class _Grammar:
     def script(self, i: int, piece: int) -> None:
         """x^2, a_n belong to what they touch; ^{14}C and _word_ stand alone."""
         is_power = self.string(i)[0] != "_"
-        if self.touches(i) and self.role(i - 1) != " ":
+        if self.touching[i] and self.roles[i - 1] != " ":
             self.formulas[piece] |= is_power
         elif is_power:
             self.operand(i, piece, "c")
@@ -328,11 +321,11 @@ class _Grammar:
             self.word(i, piece, "w")
 
     def punctuation(self, i: int, piece: int, role: str) -> None:
-        group, touches, text = self.top, self.touches(i), self.string(i)
+        group, touches, text = self.stack[-1], self.touching[i], self.string(i)
         is_near = touches and group.near is not None
-        if role == "~" and (group.operator or (group.opener and self.role(i - 1) == ",")):
+        if role == "~" and (group.operator or (group.opener and self.roles[i - 1] == ",")):
             self.operand(i, piece, "v")  # 2 + 4 + ... + 40
-        elif role == "~" and group.series is not None and self.role(i - 1) == ",":
+        elif role == "~" and group.series is not None and self.roles[i - 1] == ",":
             self.bind(group.series, piece)
             group.near, group.role, group.has_dots = group.series, "v", True  # 2, 4, ..., 40
         elif text[0] == "\\" and group.near is not None:
@@ -341,7 +334,7 @@ class _Grammar:
             group.is_soft = True
         elif text == "?" and group.operator and not touches:
             self.operand(i, piece, "v")  # 5 + ? = 8
-        elif role == ":" and not touches and not self.touches(i + 1) and group.near is not None:
+        elif role == ":" and not touches and not self.touching[i + 1] and group.near is not None:
             self.operator(i, piece, "+")  # a : b = 3 : 4
         elif role in ",:" and group.opener:
             group.is_list = True
@@ -356,19 +349,19 @@ class _Grammar:
             group.is_math &= role not in ".<"
 
     def open(self, i: int, piece: int, after_command: bool) -> None:
-        group, text, touches = self.top, self.string(i), self.touches(i)
+        group, text, touches = self.stack[-1], self.string(i), self.touching[i]
         bracket = text[-1]
         if after_command and (text == "{" or (text == "[" and touches)) and group.near is not None:
             self.stack.append(_Group("{" if text == "{" else "(", i, group.near, is_argument=True))
             return
-        has_call = touches and self.role(i - 1) in "wvaf"
-        has_name = has_call and (self.role(i - 1) in "vaf" or len(self.string(i - 1)) == 1)
-        token = i - 1 if has_call and self.role(i - 1) != "f" else i
+        has_call = touches and self.roles[i - 1] in "wvaf"
+        has_name = has_call and (self.roles[i - 1] in "vaf" or len(self.string(i - 1)) == 1)
+        token = i - 1 if has_call and self.roles[i - 1] != "f" else i
         self.stack.append(_Group("{" if bracket == "{" else "(", token, piece, has_name=has_name))
 
     def bar(self, i: int, piece: int) -> None:
-        group = self.top
-        opens = not self.touches(i) and self.touches(i + 1)
+        group = self.stack[-1]
+        opens = not self.touching[i] and self.touching[i + 1]
         if group.opener == "|" and group.near is not None and not opens:
             self.leave(piece)
         elif group.near is not None and not opens:
@@ -382,7 +375,7 @@ class _Grammar:
         while depth and (self.stack[depth].opener == "|" or (is_brace and self.stack[depth].opener != "{")):
             depth -= 1
         if depth == 0:
-            self.top.near = self.top.word = self.top.operator = None  # 1) first
+            self.stack[-1].near = self.stack[-1].word = self.stack[-1].operator = None  # 1) first
         elif is_brace or self.stack[depth].opener != "{":
             del self.stack[depth + 1 :]
             self.leave(piece)
@@ -390,7 +383,7 @@ class _Grammar:
     def leave(self, piece: int) -> None:
         """The group on top ends with this piece."""
         inner = self.stack.pop()
-        group, first = self.top, inner.first
+        group, first = self.stack[-1], inner.first
         is_short = piece - first <= _GROUP_WORDS
         if inner.is_argument:
             self.bind(first, piece)
@@ -424,7 +417,7 @@ class _Grammar:
                 if before and word[0].isupper() and start - gap == 1 and "\n" not in self.text[gap:start]:
                     is_letter = len(word) == 1
                     is_name = before[0].isupper() and (is_letter or word.lower() not in FUNCTION_WORDS)
-                    if (is_name and word != "I") or (is_letter and word != "I" and self.role(i + 1) not in "=+"):
+                    if (is_name and word != "I") or (is_letter and word != "I" and self.roles[i + 1] not in "=+"):
                         self.bind(self.piece[i - 1], self.piece[i], False)
                 if len(word) < 2 or word.lower() in FUNCTION_WORDS or word.endswith("ly"):
                     word = ""
