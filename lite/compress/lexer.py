@@ -27,7 +27,9 @@ _CLOSER = {"$$": "$$", "\\[": "\\]", "\\(": "\\)", "```": "```", "~~~": "~~~", "
 _DELIMITER = re.compile(
     r"\\\\|\\\$|\\(?:begin|end)\{[A-Za-z]{1,20}\*?\}|\$\$|\$|\\[\[\]()]|```|~~~|\[/?asy\]"
 )
-_PROSE = re.compile(r"(?:document|itemize|enumerate|description|center|quote|proof|solution|answer|problem)\b")
+_PROSE = re.compile(
+    r"(?:document|itemize|enumerate|description|center|quote|proof|solution|answer|problem)\b"
+)
 _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _COMMAND = re.compile(r"\\[A-Za-z]+\s*(?:\{[^{}]*\})?")
 _PROSE_WORD = re.compile(r"(?<![A-Za-z])(?!(?:sin|cos|tan|log|ln|mod|max|min|gcd|lcm)\b)[A-Za-z]{2}")
@@ -42,7 +44,9 @@ def _is_inline_formula(content: str, after: str) -> bool:
     core = content.strip()
     if not core or after.isdigit() or _BLANK_LINE.search(content):
         return False
-    if core[0].isdigit() and (core[-1] in "xX\u00d7\u00f7" or (content[-1].isspace() and not content[0].isspace())):
+    if core[0].isdigit() and (
+        core[-1] in "xX\u00d7\u00f7" or (content[-1].isspace() and not content[0].isspace())
+    ):
         return False
     if (core[0].isdigit() or content != core) and _PROSE_WORD.search(_COMMAND.sub("", content)):
         return False
@@ -93,9 +97,7 @@ def _blocks(text: str) -> list[tuple[int, int]]:
 _FIRST = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _SCALES = "hundred thousand million billion trillion dozen"
-_PARTS = (
-    "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths"
-)
+_PARTS = "half halves third thirds quarter quarters fourth fourths fifth fifths sixth sixths eighth eighths tenth tenths"
 _NAMED_UNITS = frozenset(
     f"{_SCALES} percent pct degree dollar cent euro pound rupee yuan yen penny pence buck meter metre kilometer kilometre "
     "centimeter centimetre millimeter millimetre micrometer nanometer gram kilogram milligram microgram kg kgs km kms "
