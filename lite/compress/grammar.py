@@ -1,6 +1,7 @@
 """The grammar of formulas: which pieces of a text mean nothing alone.
 
-Takes a text, gives its pieces with the bonds between them (see `lite.compress.pieces`). The tokens are read once, from left to right, with a stack of open groups:
+Takes a text, gives its pieces with the bonds between them (see `lite.compress.pieces`). The tokens are read once, from
+left to right, with a stack of open groups:
 
     expression := operand (operator operand)*      strong operators (=, \u00d7, \\le, \u2208) also take a word on either side;
                                                    ambiguous ones (+ - * / < > ->, times, mod) need mathematics
@@ -13,11 +14,8 @@ Takes a text, gives its pieces with the bonds between them (see `lite.compress.p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from lite.compress.pieces import Group, Operator, Pieces
 
-from lite.compress.pieces import Pieces
-
-_COUNTED_WORDS = 8  # between a number and the operator behind what it counts
 _GROUP_WORDS = 12  # pieces of P(two heads), {red, blue}
 _CJK_WORD = 6  # characters of a Chinese word beside a strong operator
 _SIGNS = ("-", "+", "\u2212", "\u00b1", "~", "<", ">")
@@ -26,56 +24,12 @@ _NUMERIC = "#$cg"  # roles of operands that words may count
 _ARGUMENTS = ("#", "v", "(", "$", "c", "f", "^", "o", "|")  # roles of what follows sin, log, half
 
 
-@dataclass(slots=True)
-class _Operator:
-    """An operator that waits for its right operand."""
-
-    strength: str  # the token's role: = strong, + ambiguous, t a word, o `of`
-    piece: int
-    left: int | None  # where its left operand begins
-    takes_words: bool
-    spaced: bool  # white space stands before it
-
-
-@dataclass(slots=True)
-class _Group:
-    """An open bracket, or the text itself (opener ""), and the expression that is read in it. Numbers are pieces."""
-
-    opener: str = ""
-    token: int = 0  # where it begins, with its name
-    first: int = 0
-    is_argument: bool = False  # of a LaTeX command or a script: whatever is inside belongs together
-    has_name: bool = False  # a letter or a function's name: P(two heads)
-    is_math: bool = True  # no word so far
-    has_content: bool = False
-    has_number: bool = False
-    is_list: bool = False  # or holds an operator: a formula
-    near: int | None = None  # where the operand begins that ends just before
-    role: str = ""  # of that operand
-    last: int = 0  # where its last part begins
-    is_bound: bool = False  # an operator holds it
-    counted: int | None = None  # where the last numeric operand begins
-    words: int = 0  # since then
-    word: int | None = None  # the word just before
-    operator: _Operator | None = None
-    series: int | None = None  # 2, 4, 6: where it begins
-    has_dots: bool = False  # ..., 40
-    is_soft: bool = False  # a pause unless an operator follows: 8! / 2, 0.666... = 2/3
-
-    def pause(self) -> None:
-        self.near = self.counted = self.word = self.operator = self.series = None
-        self.is_soft = self.is_bound = self.has_dots = False
-
-    def counted_operand(self) -> int | None:
-        return self.counted if self.words <= _COUNTED_WORDS else None
-
-
 class Grammar(Pieces):
     """Reads the tokens of a text and finds the pieces that hold together."""
 
     def __init__(self, text: str):
         super().__init__(text)
-        self.stack = [_Group()]
+        self.stack = [Group()]
         self.after_command = False  # a bracket is its argument
         self.read()
         self.bind_names()
@@ -115,7 +69,7 @@ class Grammar(Pieces):
     def new_line(self, i: int, blank: bool) -> None:
         """A line's end is a pause, except in brackets, behind an operator, or before one that is no list bullet."""
         if blank:
-            self.stack = [_Group()]
+            self.stack = [Group()]
             return
         while self.stack[-1].opener == "|":
             self.stack.pop()
@@ -252,7 +206,7 @@ class Grammar(Pieces):
         takes_words &= (text in "*/\u00b7" and group.role in _NUMERIC) or (
             group.near is not None and group.role == "w"
         )
-        group.operator = _Operator(strength, piece, left, takes_words, not at_left)
+        group.operator = Operator(strength, piece, left, takes_words, not at_left)
         group.near = group.word = None
         group.is_soft = False
 
@@ -308,12 +262,12 @@ class Grammar(Pieces):
         group, text, touches = self.stack[-1], self.string(i), self.touching[i]
         bracket = text[-1]
         if after_command and (text == "{" or (text == "[" and touches)) and group.near is not None:
-            self.stack.append(_Group("{" if text == "{" else "(", i, group.near, is_argument=True))
+            self.stack.append(Group("{" if text == "{" else "(", i, group.near, is_argument=True))
             return
         has_call = touches and self.roles[i - 1] in "wvaf"
         has_name = has_call and (self.roles[i - 1] in "vaf" or len(self.string(i - 1)) == 1)
         token = i - 1 if has_call and self.roles[i - 1] != "f" else i
-        self.stack.append(_Group("{" if bracket == "{" else "(", token, piece, has_name=has_name))
+        self.stack.append(Group("{" if bracket == "{" else "(", token, piece, has_name=has_name))
 
     def bar(self, i: int, piece: int) -> None:
         group = self.stack[-1]
@@ -323,7 +277,7 @@ class Grammar(Pieces):
         elif group.near is not None and not opens:
             self.operator(i, piece, "+")  # A | B
         else:
-            self.stack.append(_Group("|", i, piece))
+            self.stack.append(Group("|", i, piece))
 
     def close(self, i: int, piece: int) -> None:
         is_brace = self.string(i)[-1] == "}"

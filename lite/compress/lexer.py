@@ -123,7 +123,9 @@ FUNCTION_WORDS = frozenset(
     "in into of off on onto out over to up with within without about after before under is are was were be been am do does "
     "did has have had can could will would shall should may might must not no yes i he she it we you they me him her us them "
     "my his its our your their who whom whose which what how why let now first next finally also thus hence therefore here "
-    "there each every all both some any many much more most less few one two three four five okay ok wait hmm well given".split()
+    "there each every all both some any many much more most less few one two three four five okay ok wait hmm well given during together altogether between "
+    "monday tuesday wednesday thursday friday saturday sunday january february march april june july august september october "
+    "november december".split()
 )
 _ROLES = {
     **dict.fromkeys("mod times plus minus equals choose div \u00d7".split(), "t"),

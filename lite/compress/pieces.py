@@ -1,18 +1,65 @@
-"""The pieces of a text and the bonds between them.
+"""The pieces of a text, the bonds between them, and what the grammar remembers of an open group.
 
 Pieces are runs of tokens without white space; CJK characters stand alone. A bond makes one unit of neighbouring pieces.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from lite.compress.lexer import FUNCTION_WORDS, tokens
 
+_COUNTED_WORDS = 8  # between a number and the operator behind what it counts
 _WIDE_PAUSES = "\u3001\u3002\uff0c\uff01\uff1f\uff1a\uff1b"
 _ATTACHED = ".,:;!?)~ %"  # roles of tokens that belong to a CJK character before them
 
 
 def _is_cjk(character: str) -> bool:
     return "\u3040" <= character <= "\u30ff" or "\u3400" <= character <= "\u9fff"
+
+
+@dataclass(slots=True)
+class Operator:
+    """An operator that waits for its right operand."""
+
+    strength: str  # the token's role: = strong, + ambiguous, t a word, o `of`
+    piece: int
+    left: int | None  # where its left operand begins
+    takes_words: bool
+    spaced: bool  # white space stands before it
+
+
+@dataclass(slots=True)
+class Group:
+    """An open bracket, or the text itself (opener ""), and the expression that is read in it. Numbers are pieces."""
+
+    opener: str = ""
+    token: int = 0  # where it begins, with its name
+    first: int = 0
+    is_argument: bool = False  # of a LaTeX command or a script: whatever is inside belongs together
+    has_name: bool = False  # a letter or a function's name: P(two heads)
+    is_math: bool = True  # no word so far
+    has_content: bool = False
+    has_number: bool = False
+    is_list: bool = False  # or holds an operator: a formula
+    near: int | None = None  # where the operand begins that ends just before
+    role: str = ""  # of that operand
+    last: int = 0  # where its last part begins
+    is_bound: bool = False  # an operator holds it
+    counted: int | None = None  # where the last numeric operand begins
+    words: int = 0  # since then
+    word: int | None = None  # the word just before
+    operator: Operator | None = None
+    series: int | None = None  # 2, 4, 6: where it begins
+    has_dots: bool = False  # ..., 40
+    is_soft: bool = False  # a pause unless an operator follows: 8! / 2, 0.666... = 2/3
+
+    def pause(self) -> None:
+        self.near = self.counted = self.word = self.operator = self.series = None
+        self.is_soft = self.is_bound = self.has_dots = False
+
+    def counted_operand(self) -> int | None:
+        return self.counted if self.words <= _COUNTED_WORDS else None
 
 
 class Pieces:
