@@ -6,7 +6,8 @@ import pytest
 from lite import recipe as recipes
 from lite.compress import annotate, compress, compressor, mixture
 from lite.compress.annotate import Rules, to_labels
-from lite.compress.compressor import CompressorModel, focal_loss, macro_f1, token_labels, windows
+from lite.compress.compressor import CompressorModel, windows
+from lite.compress.train_compressor import fresh, focal_loss, macro_f1, tiny_encoder, token_labels, train
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.quickstart import world

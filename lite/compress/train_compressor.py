@@ -1,0 +1,308 @@
+"""Stage `compressor`: a token classifier learns KEEP / DROP from the labels.
+
+Takes annotate/labels.jsonl, gives compressor/model and compressor/loss.jsonl. Class-weighted focal loss, selection by
+macro-F1 on held-out traces, early stopping; transformers.Trainer, which resumes from its last checkpoint. Three kinds:
+
+- `encoder: base`: the recipe's model through Unsloth, with LoRA of `rank`, in NF4 where `four_bit` says so;
+- an encoder by name, or "tiny", a small ModernBERT with random weights on the base model's tokenizer: all of its weights
+  with `rank: 0`, else LoRA through PEFT and bitsandbytes, merged into its float32 weights at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lite import backend, pretrained, recipe
+from lite.compress.compressor import CompressorModel, Origin, collate
+from lite.errors import LiteError
+from lite.records import Labels, atomic_folder, atomic_write, read_records
+from lite.stages import Run
+from lite.train import checkpoints
+from lite.train.sft import IGNORED
+
+TINY = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
+HEADS = ["classifier", "score"]  # what transformers calls the layer that gives the labels; always trained in full
+
+
+def token_labels(keep: Sequence[Sequence[int]], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """1 for a token that overlaps a kept character, else 0 (source: the authors' alignment)."""
+    return [int(any(start < b and a < end for start, end in keep)) for a, b in offsets]
+
+
+def macro_f1(predicted: np.ndarray, gold: np.ndarray) -> float:
+    """Mean of the F1 of DROP (0) and of KEEP (1); a class that neither has counts as 1."""
+    scores = []
+    for label in (0, 1):
+        hits = np.sum((predicted == label) & (gold == label))
+        size = np.sum(predicted == label) + np.sum(gold == label)
+        scores.append(2 * hits / size if size else 1.0)
+    return float(np.mean(scores))
+
+
+def focal_loss(logits: Any, labels: Any, weights: Any, gamma: float) -> Any:
+    """Class-weighted focal loss (Lin et al. 2017): mean of -w (1 - p)^gamma log p over labelled tokens.
+
+    logits (B, T, 2), labels (B, T) with IGNORED, weights (2,).
+    """
+    import torch
+
+    seen = labels != IGNORED
+    log_p = torch.log_softmax(logits[seen].float(), dim=-1)  # (N, 2)
+    gold = labels[seen]
+    log_p = log_p.gather(1, gold[:, None])[:, 0]
+    weight = weights[gold]
+    return -(weight * (1 - log_p.exp()) ** gamma * log_p).sum() / weight.sum()
+
+
+def tiny_encoder(tokenizer: Any, max_tokens: int) -> Any:
+    """A small ModernBERT for tokens' labels, with random weights."""
+    from transformers import ModernBertConfig, ModernBertForTokenClassification
+
+    shape = ModernBertConfig(
+        **TINY,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=max_tokens,
+        global_attn_every_n_layers=3,
+        local_attention=32,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=None,
+        cls_token_id=None,
+        sep_token_id=None,
+        num_labels=2,
+    )
+    return ModernBertForTokenClassification(shape)
+
+
+def fresh(recipe: recipe.Recipe, work: Path) -> CompressorModel:
+    """The compressor of a recipe before training. An encoder that is not trained in full is first saved to `work`."""
+    backend.prepare()
+    import torch
+    from transformers import AutoModelForTokenClassification
+
+    config = recipe.compressor
+    if config.encoder == "base":
+        model, tokenizer = backend.load_classifier(
+            recipe.model,
+            max_tokens=config.max_tokens,
+            four_bit=config.four_bit,
+            rank=config.rank,
+            seed=recipe.seed,
+        )
+        origin = Origin(recipe.model, config.four_bit, config.max_tokens)
+        return CompressorModel(model, tokenizer, config.max_tokens, origin)
+    torch.manual_seed(recipe.seed)  # the head (and all of "tiny") starts from random weights
+    if config.encoder == "tiny":
+        tokenizer = backend.load_tokenizer(recipe.model)
+        model = tiny_encoder(tokenizer, config.max_tokens)
+    else:
+        what = f"compressor.encoder = {config.encoder!r}"
+        tokenizer = pretrained.load_tokenizer(config.encoder, what)
+        model = pretrained.load_model(
+            AutoModelForTokenClassification, config.encoder, what, new_head=True, num_labels=2
+        )
+    if config.rank:
+        if not (work / "encoder").is_dir():
+            with atomic_folder(work / "encoder") as temporary:
+                model.save_pretrained(temporary)
+        model = lora_encoder(work / "encoder", config.rank, config.four_bit)
+    return CompressorModel(
+        model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer, config.max_tokens
+    )
+
+
+def lora_encoder(folder: Path, rank: int, four_bit: bool) -> Any:
+    """The encoder in a folder with LoRA on its linear layers, these in NF4 with `four_bit`."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForTokenClassification, BitsAndBytesConfig
+
+    cuda = torch.cuda.is_available()
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float32 if not cuda else torch.bfloat16 if backend.has_bf16() else torch.float16,
+        llm_int8_skip_modules=HEADS,
+    )
+    model = pretrained.load_model(
+        AutoModelForTokenClassification,
+        folder,
+        f"compressor {folder}",
+        quantization_config=quantised if four_bit else None,
+        device_map={"": "cuda" if cuda else "cpu"},
+    )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # With it, bitsandbytes repacks weights at the first evaluation, and gradients are wrong from then on.
+            module.support_avx512bf16_for_cpu = False
+    config = LoraConfig(
+        task_type="TOKEN_CLS",
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules="all-linear",
+        exclude_modules=HEADS,
+        modules_to_save=[name for name in HEADS if hasattr(model, name)],
+    )
+    return get_peft_model(model, config)
+
+
+def rows(compressor: CompressorModel, labels: Sequence[Labels]) -> list[list[dict[str, list[int]]]]:
+    """For each record its windows as `input_ids` and `labels`, IGNORED outside of the piece that is labelled."""
+    nested = compressor.windows([record.question for record in labels], [record.think for record in labels])
+    made = []
+    for record, group in zip(labels, nested, strict=True):
+        made.append([])
+        for window in group:
+            targets = [IGNORED] * len(window.ids)
+            targets[window.begin : window.begin + len(window.offsets)] = token_labels(
+                record.keep, window.offsets
+            )
+            made[-1].append({"input_ids": window.ids, "labels": targets})
+    return made
+
+
+def make_trainer(
+    compressor: CompressorModel,
+    seen: list[dict[str, list[int]]],
+    held_out: list[dict[str, list[int]]],
+    keep_share: float,
+    config: recipe.Compressor,
+    seed: int,
+    folder: Path,
+) -> Any:
+    """The trainer; its checkpoints, one an epoch, go to `folder`. `keep_share` of the tokens seen decides the weights."""
+    import torch
+    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+    model, pad = compressor.model, compressor.tokenizer.pad_token_id
+    cuda = model.device.type == "cuda"
+    weights = (
+        torch.tensor([1 / max(1 - keep_share, 0.01), 1 / max(keep_share, 0.01)], device=model.device) / 2
+    )
+
+    def collator(batch):
+        made = collate([row["input_ids"] for row in batch], pad)
+        made["labels"] = torch.full_like(made["input_ids"], IGNORED)
+        for line, row in zip(made["labels"], batch, strict=True):
+            line[: len(row["labels"])] = torch.tensor(row["labels"])
+        return made
+
+    def metrics(evaluated):
+        gold = evaluated.label_ids
+        return {"macro_f1": macro_f1(evaluated.predictions[gold != IGNORED], gold[gold != IGNORED])}
+
+    return Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=config.epochs,
+            per_device_train_batch_size=config.batch_size,
+            per_device_eval_batch_size=config.batch_size,
+            train_sampling_strategy="group_by_length",
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup_steps=config.warmup,  # below 1: a share of all steps
+            lr_scheduler_type="linear",
+            optim="adamw_torch_fused",
+            bf16=cuda and backend.has_bf16(),
+            fp16=cuda and not backend.has_bf16(),
+            gradient_checkpointing=cuda and compressor.origin is not None,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            save_total_limit=2,  # the best one and the last one
+            load_best_model_at_end=True,
+            metric_for_best_model="macro_f1",
+            restore_callback_states_from_checkpoint=True,  # how long early stopping has waited
+            logging_steps=1,
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            label_names=["labels"],
+            report_to="none",
+            seed=seed,
+        ),
+        train_dataset=seen,
+        eval_dataset=held_out,
+        data_collator=collator,
+        compute_loss_func=lambda outputs, labels, **_: focal_loss(
+            outputs.logits, labels, weights, config.focal_gamma
+        ),
+        compute_metrics=metrics,
+        preprocess_logits_for_metrics=lambda logits, _: logits.argmax(-1),
+        callbacks=[EarlyStoppingCallback(config.patience)],
+    )
+
+
+def fit(trainer: Any, total: int, work: Path) -> None:
+    """Train to the end, from the last checkpoint if there is one; the best weights stay."""
+    from transformers import TrainerState
+
+    resume = checkpoints.last_whole(work)
+    if resume is not None:
+        state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:  # cut after its last epoch
+            state.best_model_checkpoint = str(work / f"checkpoint-{state.best_global_step}")
+            trainer.state = state
+            trainer._load_best_model()
+            return
+    checkpoints.fit(trainer, "compressor", total, resume)
+
+
+def train(
+    compressor: CompressorModel, labels: Sequence[Labels], config: recipe.Compressor, seed: int, work: Path
+) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """Fit to labels; the weights with the best macro-F1 on held-out traces stay. Returns what was measured: numbers of
+    the whole training, and its losses and scores by step. Raises LiteError."""
+    if len(labels) < 2:
+        raise LiteError(f"compressor: {len(labels)} labelled traces; at least 2 are needed to hold one out")
+    nested = rows(compressor, labels)
+    random.Random(seed).shuffle(nested)
+    num_held_out = min(max(1, round(config.held_out * len(nested))), len(nested) - 1)
+    held_out = [row for group in nested[:num_held_out] for row in group]
+    seen = [row for group in nested[num_held_out:] for row in group]
+    targets = np.concatenate([row["labels"] for row in seen])
+    keep_share = float(np.mean(targets[targets != IGNORED] == 1))
+    trainer = make_trainer(compressor, seen, held_out, keep_share, config, seed, work)
+    fit(trainer, config.epochs * -(-len(seen) // config.batch_size), work)
+    state = trainer.state
+    if config.rank and compressor.origin is None:
+        compressor.model = merged(work / "encoder", work / f"checkpoint-{state.best_global_step}")
+    curve = [
+        {"step": entry["step"], name: round(entry[key], 4)}
+        for entry in state.log_history
+        for key, name in (("loss", "loss"), ("eval_macro_f1", "macro_f1"))
+        if key in entry
+    ]
+    measured = {
+        "macro_f1": round(state.best_metric, 3),
+        "keep_share": round(keep_share, 3),
+        "epochs": round(state.epoch),
+    }
+    return measured, curve
+
+
+def merged(encoder: Path, adapter: Path) -> Any:
+    """An encoder's float32 weights with a trained adapter in them, as export does it with the reasoner's."""
+    from peft import PeftModel
+    from transformers import AutoModelForTokenClassification
+
+    plain = pretrained.load_model(AutoModelForTokenClassification, encoder, f"compressor {encoder}")
+    return PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
+
+
+def run(run: Run) -> dict[str, Any]:
+    config, work = run.recipe.compressor, run.path("compressor", "checkpoints")
+    labels = read_records(run.path("annotate", "labels.jsonl"), Labels)
+    compressor = fresh(run.recipe, work)
+    measured, curve = train(compressor, labels, config, run.recipe.seed, work)
+    with atomic_write(run.path("compressor", "loss.jsonl")) as handle:
+        handle.writelines(json.dumps(point) + "\n" for point in curve)
+    compressor.save(run.path("compressor", "model"))
+    checkpoints.clean(work)
+    return measured
