@@ -45,7 +45,7 @@ STAGES = (
     Stage("problems", "lite.problems"),
     Stage("traces", "lite.train.traces", ("problems",)),
     Stage("annotate", "lite.compress.annotate", ("traces",)),
-    Stage("compressor", "lite.compress.train_compressor", ("annotate",)),
+    Stage("compressor", "lite.train.classifier", ("annotate",)),
     Stage("compress", "lite.compress.compress", ("traces", "compressor")),
     Stage("mixture", "lite.compress.mixture", ("traces", "compress")),
     Stage("sft", "lite.train.sft", ("mixture",)),

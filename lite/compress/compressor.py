@@ -71,9 +71,7 @@ def windows(
         for a, b in pieces:
             piece = [*ids[a:b][:room], separator]
             group.append(
-                Window(
-                    prefix + piece * copies, len(prefix) + len(piece) * (copies - 1), offsets[a:b][:room]
-                )
+                Window(prefix + piece * copies, len(prefix) + len(piece) * (copies - 1), offsets[a:b][:room])
             )
         result.append(group)
     return result

@@ -27,7 +27,10 @@ from lite.train import checkpoints
 from lite.train.sft import IGNORED
 
 TINY = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
-HEADS = ["classifier", "score"]  # what transformers calls the layer that gives the labels; always trained in full
+HEADS = [
+    "classifier",
+    "score",
+]  # what transformers calls the layer that gives the labels; always trained in full
 
 
 def token_labels(keep: Sequence[Sequence[int]], offsets: Sequence[tuple[int, int]]) -> list[int]:
@@ -128,7 +131,11 @@ def lora_encoder(folder: Path, rank: int, four_bit: bool) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.float32 if not cuda else torch.bfloat16 if backend.has_bf16() else torch.float16,
+        bnb_4bit_compute_dtype=torch.float32
+        if not cuda
+        else torch.bfloat16
+        if backend.has_bf16()
+        else torch.float16,
         llm_int8_skip_modules=HEADS,
     )
     model = pretrained.load_model(
@@ -246,7 +253,9 @@ def fit(trainer: Any, total: int, work: Path) -> None:
     resume = checkpoints.last_whole(work)
     if resume is not None:
         state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
-        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:  # cut after its last epoch
+        if state.stateful_callbacks["TrainerControl"]["args"][
+            "should_training_stop"
+        ]:  # cut after its last epoch
             state.best_model_checkpoint = str(work / f"checkpoint-{state.best_global_step}")
             trainer.state = state
             trainer._load_best_model()
