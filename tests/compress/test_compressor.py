@@ -16,7 +16,8 @@ from lite.recipe import Compressor
 from lite.records import Compressed, Labels, Row, Trace, read_records, write_records
 from lite.stages import Run
 from lite.train import checkpoints, classifier
-from lite.train.classifier import focal_loss, fresh, macro_f1, tiny_encoder, token_labels, train
+from lite.train.classifier import focal_loss, macro_f1, token_labels, train
+from lite.train.encoders import fresh, tiny_encoder
 
 CONFIG = Compressor(encoder="tiny", epochs=6, batch_size=4, learning_rate=3e-3, max_tokens=512, held_out=0.2)
 

@@ -13,7 +13,7 @@ from lite.compress.cut import load, shorten, shorten_file
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.measure.fidelity import num_cut
-from lite.train.classifier import tiny_encoder
+from lite.train.encoders import tiny_encoder
 
 
 @pytest.fixture(scope="module")

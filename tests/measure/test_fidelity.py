@@ -12,7 +12,7 @@ from lite.errors import LiteError
 from lite.measure import fidelity
 from lite.measure.fidelity import Equation, Judge, Judged, equations, measure, num_cut
 from lite.records import Problem
-from lite.train.classifier import tiny_encoder
+from lite.train.encoders import tiny_encoder
 
 COT = "She sold 48/2 = 24 clips in May. Altogether 48 + 24 = 72 clips."
 
