@@ -332,9 +332,11 @@ def load_classifier(
     if adapter is not None:
         adapter_file(adapter)
         with _quiet(), pretrained.reported(f"compressor {adapter}"):
-            base = PeftModel.from_pretrained(base, str(adapter))
-        FastLanguageModel.for_inference(base)
-        return base, tokenizer
+            trained = PeftModel.from_pretrained(base, str(adapter))
+            if not four_bit:
+                trained = trained.merge_and_unload()
+        FastLanguageModel.for_inference(trained)
+        return trained, tokenizer
     with _quiet():
         peft_model = FastLanguageModel.get_peft_model(
             base,

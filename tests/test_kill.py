@@ -209,7 +209,7 @@ def test_killed_in_six_stages_and_whole_at_the_end(starts, tmp_path):
 
 
 SHORT = """
-compressor: {encoder: base, rank: 4, epochs: 2, batch_size: 2, learning_rate: 1e-2, max_tokens: 640}
+compressor: {encoder: base, rank: 4, epochs: 2, batch_size: 2, learning_rate: 1e-2, max_tokens: 1024}
 sft: {max_steps: 6, save_steps: 3, batch_size: 2, accumulation: 2, learning_rate: 1e-3, rank: 4, alpha: 8}
 chrpo: {steps: 6, save_steps: 3, prompts: 6, group: 2, batch_size: 3, learning_rate: 1e-3, max_tokens: 60,
         fixed_share: 0.67, temperature: 1.5, top_p: 1.0}

@@ -148,13 +148,13 @@ def fit(trainer: Any, total: int, work: Path) -> None:
     resume = checkpoints.last_whole(work)
     if resume is not None:
         state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
-        if state.stateful_callbacks["TrainerControl"]["args"][
-            "should_training_stop"
-        ]:  # cut after its last epoch
-            state.best_model_checkpoint = str(work / f"checkpoint-{state.best_global_step}")
-            trainer.state = state
-            trainer._load_best_model()
-            return
+        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            if state.best_global_step:  # cut after its last epoch
+                state.best_model_checkpoint = str(work / f"checkpoint-{state.best_global_step}")
+                trainer.state = state
+                trainer._load_best_model()
+                return
+            resume = None  # it has one step, and that was not evaluated
     checkpoints.fit(trainer, "compressor", total, resume)
 
 

@@ -121,7 +121,7 @@ def make_run(traces, tmp_path):
     """A run folder on the quickstart's reasoner with seven labelled traces: six make three steps an epoch."""
 
     def make(kind: str, name: str = "run") -> Run:
-        settings = f"{KINDS[kind]}, epochs: 2, batch_size: 2, learning_rate: 0.01, max_tokens: 640"
+        settings = f"{KINDS[kind]}, epochs: 2, batch_size: 2, learning_rate: 0.01, max_tokens: 1024"
         run = Run(recipes.parse(f"compressor: {{{settings}}}"), tmp_path / name)
         labels = zip(traces[:7], Rules().keep(traces[:7]), strict=True)
         write_records(run.path("annotate", "labels.jsonl"), [to_labels(*pair) for pair in labels])
