@@ -9,6 +9,7 @@ ratios.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,12 +210,16 @@ def run(ctx: Run) -> dict[str, Any]:
     encode = encoder(unsloth.load_tokenizer(ctx.recipe.model))
     score = _scorer(ctx)
     records: list[Compressed] = []
+    num_scored, seconds = 0, 0.0
     with progress("compress", len(traces), "traces") as meter:
         for start in range(0, len(traces), _CHAINS):
             batch = traces[start : start + _CHAINS]
             thinks = [trace.think for trace in batch]
+            started = time.monotonic()
             scores = score(batch)
+            seconds += time.monotonic() - started
             for trace, row in zip(batch, compress(thinks, scores, ASKED, encode), strict=True):
+                num_scored += row[0][2]
                 for asked, (think, num_tokens, whole) in zip(ASKED, row, strict=True):
                     records.append(
                         Compressed(trace.id, asked, round(num_tokens / whole, 4), think, num_tokens)
@@ -222,4 +227,8 @@ def run(ctx: Run) -> dict[str, Any]:
             meter.advance(len(batch))
     write_records(ctx.path("compress", "compressed.jsonl"), records)
     miss = sum(abs(record.realised - record.asked) for record in records) / len(records)
-    return {"traces": len(traces), "mean_miss": round(miss, 4)}
+    return {
+        "traces": len(traces),
+        "mean_miss": round(miss, 4),
+        "tokens_per_s": round(num_scored / max(seconds, 1e-9)),  # scored, in the target model's tokens
+    }

@@ -119,16 +119,25 @@ class Annotate:
 class Compressor:
     """The token classifier that learns KEEP / DROP from the labels."""
 
-    encoder: str = "answerdotai/ModernBERT-base"  # a Hugging Face encoder, or "tiny": trained from scratch
+    encoder: str = "answerdotai/ModernBERT-base"  # "base": the recipe's model; a Hugging Face encoder; "tiny"
+    rank: CountOrNone = 0  # of LoRA, whose scale is 2; 0 trains all weights of an encoder
+    four_bit: bool = True  # with LoRA: the frozen linear layers in NF4
     epochs: Count = 3
     batch_size: Count = 16
     learning_rate: Positive = 2e-5
     weight_decay: NotNegative = 0.01
-    warmup: Share = 0.06  # fraction of steps
+    warmup: NotAllShare = 0.06  # fraction of steps
     focal_gamma: NotNegative = 2.0  # 0 is plain cross entropy
-    max_tokens: Count = 8192  # of the encoder's window; longer chains are chunked
+    max_tokens: Count = 8192  # of a window, in which "base" reads a chain twice; longer chains are chunked
     patience: Count = 2  # epochs without a better macro-F1 before an early stop
     held_out: Share = 0.1  # fraction of labels for macro-F1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(
+            self.encoder != "base" or self.rank > 0,
+            "compressor.rank = 0: the base is trained through LoRA; set 1 or more, such as 16",
+        )
 
 
 @dataclass(frozen=True, config=_CHECKED)

@@ -100,7 +100,7 @@ def speed(batches: list[list[list[int]]], seconds: list[float]) -> float:
 
 def sft(model: str, hold) -> None:
     from lite import tokens
-    from lite.models import adapters, generate, unsloth
+    from lite.models import unsloth
     from lite.plan import estimate
     from lite.train import sft
 
@@ -159,7 +159,7 @@ def plain(model: str, hold) -> None:
 
 def _plain(model: str, hold, batch_size: int) -> None:
     if OPTIONS.dry_run:  # TRL's loss has no CPU kernel of its own
-        from lite.models import adapters, generate, unsloth
+        from lite.models import unsloth
 
         unsloth.prepare()
     hold()
@@ -238,12 +238,11 @@ def _plain(model: str, hold, batch_size: int) -> None:
 
 
 def chrpo(model: str, hold) -> None:
-    from lite.schema import TeacherRatio
-
     from lite import tokens
-    from lite.models import adapters, generate, unsloth
+    from lite.models import adapters, unsloth
     from lite.plan import estimate
     from lite.runtime.files import Journal
+    from lite.schema import TeacherRatio
     from lite.train import chrpo
 
     unsloth.prepare()
@@ -330,7 +329,7 @@ def graphs(model) -> list[dict]:
 
 def decode(model: str, hold) -> None:
     """Milliseconds of a decode step of all rollouts, with PEFT's wrappers or rows in the base, and CUDA graphs."""
-    from lite.models import adapters, generate, unsloth
+    from lite.models import generate, unsloth
 
     unsloth.prepare()
     hold()

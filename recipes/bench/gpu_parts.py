@@ -48,7 +48,7 @@ def hold_to_card() -> None:
 
 
 def versions() -> None:
-    from lite.models import generate, pretrained, unsloth
+    from lite.models import unsloth
 
     unsloth.prepare()
     from importlib.metadata import version
@@ -64,7 +64,7 @@ def numbers(four_bit: bool) -> None:
     """What must hold exactly, or nearly, on the quickstart's reasoner."""
     from lite import tokens
     from lite.data.problems import load
-    from lite.models import generate, pretrained, unsloth
+    from lite.models import generate, unsloth
 
     settings = {"max_tokens": 640, "rank": 8, "alpha": 16, "four_bit": four_bit, "seed": 0}
     model, tokenizer = unsloth.load_trainable("quickstart", **settings)
@@ -116,7 +116,7 @@ def control_at_the_end(model, tokenizer, prompt: list[int]) -> None:
     """The control term's log-probabilities of a prompt padded by 100 places, against those of it alone."""
     import torch
 
-    from lite.models import generate, pretrained, unsloth
+    from lite.models import unsloth
 
     ids = torch.tensor([[tokenizer.pad_token_id] * 100 + prompt], device=model.device)
     mask = (torch.arange(ids.shape[1], device=model.device) >= 100).long()[None]
@@ -130,10 +130,10 @@ def control_at_the_end(model, tokenizer, prompt: list[int]) -> None:
 def one_step(model, tokenizer, questions: list[str]) -> None:
     """Everything that trains moves in a step of SFT, and no base weight does."""
     import torch
-    from lite.schema import Row
 
     from lite import tokens
     from lite.config import Sft
+    from lite.schema import Row
     from lite.train import sft
 
     base = {
@@ -192,7 +192,7 @@ def pipeline(four_bit: bool) -> None:
         )
     from lite import tokens
     from lite.data.problems import load
-    from lite.models import generate, pretrained, unsloth
+    from lite.models import generate, unsloth
 
     questions = [problem.question for problem in load("quickstart", QUESTIONS, 5)]
     model, tokenizer = unsloth.load(
@@ -238,7 +238,7 @@ def large_model() -> str:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if (folder / "config.json").is_file():
             return str(folder)
-        from lite.models import generate, pretrained, unsloth
+        from lite.models import pretrained
 
         tokenizer = (
             pretrained.resolve("quickstart") if OPTIONS.tokenizer == "quickstart" else OPTIONS.tokenizer

@@ -13,6 +13,7 @@ from lite.compress.compress import load, shorten, shorten_file
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.eval.fidelity import num_cut
+from lite.train.encoders import tiny_encoder
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def folder(tokenizer, tmp_path_factory):
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    CompressorModel.tiny(tokenizer, 256).save(folder / "compressor" / "model")
+    CompressorModel(tiny_encoder(tokenizer, 256), tokenizer, 256).save(folder / "compressor" / "model")
     return folder
 
 

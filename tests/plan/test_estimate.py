@@ -94,6 +94,28 @@ def test_what_scores_text_is_planned_as_it_is_loaded():
     assert stages["compress"].gpu["activations"] == 2 * other.gpu["activations"] > 0
 
 
+@pytest.mark.parametrize(
+    "compressor, weights, twice",
+    [
+        ("encoder: base, rank: 16", footprint.weights(QWEN3_1_7B, True, 2), True),
+        ("encoder: base, rank: 16, four_bit: false", footprint.weights(QWEN3_1_7B, False, 2), True),
+        ("encoder: unknown/encoder, rank: 16", footprint.weights(footprint.MODERNBERT_BASE, True, 4), False),
+        ("encoder: unknown/encoder", 16.0 * footprint.MODERNBERT_BASE.num_params, False),
+    ],
+)
+def test_each_kind_of_compressor_is_planned(compressor, weights, twice):
+    """The base reads a chain twice, so that its windows reach their bound with chains half as long."""
+
+    def planned(row: int) -> dict[str, float]:
+        recipe = parse(f"compressor: {{{compressor}, max_tokens: 4096}}")
+        return Planner(recipe, QWEN3_1_7B, replace(LENGTHS, row=row), CARDS["24gb"]).all()["compressor"].gpu
+
+    short, half, long = (planned(row)["activations"] for row in (1024, 2048, 4096))
+    assert half == 2 * short and long == half * (1 if twice else 2)
+    assert planned(1024)["weights"] == weights
+    assert ("LoRA, gradients, AdamW" in planned(1024)) == ("rank" in compressor)
+
+
 def test_vllm_stays_beside_the_update():
     with_vllm = (
         Planner(parse(RECIPE.replace("group: 4", "group: 4, vllm: 0.5")), QWEN3_1_7B, LENGTHS, CARDS["24gb"])
