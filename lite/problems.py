@@ -1,8 +1,9 @@
 """Stage `problems`: problems from one source or several, cut into train, rl and eval sets that share no question.
 
-Sources: "quickstart", the embedded world; "gym:<task>", a task of reasoning-gym; a JSONL or Parquet file; a data set
-of the Hugging Face Hub (see `lite.sources`). Columns are named by the recipe, or known: GSM8K's (`answer` ends in
-`#### 72`), MATH's (`problem`, `solution`), MetaMathQA's (`query`, `response`) and plain `question`, `answer`, `cot`.
+Sources: "quickstart", the embedded world; "gym:<task>", a task of reasoning-gym; a file, or a data set of the Hugging
+Face Hub (see `lite.sources`). Columns are named by the recipe, as paths, or known: GSM8K's (`answer` ends in
+`#### 72`), MATH's (`problem`, `solution`), MetaMathQA's (`query`, `response`), verl's and DAPO's (`prompt`,
+`reward_model.ground_truth`), chats as `messages` or ShareGPT's `conversations`, and plain `question`, `answer`, `cot`.
 """
 
 from __future__ import annotations
@@ -21,22 +22,31 @@ from typing import Any
 
 from lite import sources
 from lite.errors import LiteError
-from lite.grading import final_answer
+from lite.grading import final_answer, plain_number
 from lite.progress import console
 from lite.quickstart import world
 from lite.recipe import Source
 from lite.records import Problem, write_records
 from lite.stages import Run
+from lite.tokens import THINK_CLOSE, parse_reply
 
 QUICKSTART, GYM = "quickstart", "gym:"
 COLUMNS = {  # what a problem's parts are called, the first that is there
     "id": ("id", "unique_id"),
-    "question": ("question", "problem", "query"),
-    "answer": ("answer",),
-    "cot": ("cot", "solution", "response"),
+    "question": ("question", "problem", "query", "extra_info.question", "prompt[user].content", "prompt")
+    + ("messages[user].content", "conversations[user].content", "conversations[human].value"),
+    "answer": ("answer", "reward_model.ground_truth"),
+    "cot": ("cot", "solution", "response", "messages[assistant].content")
+    + ("conversations[assistant].content", "conversations[gpt].value"),
 }
 _CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's marks, such as <<48/2=24>>
-_GSM8K = re.compile(r"(.*)####\s*(\S.*)", re.DOTALL)
+_GSM8K = re.compile(r"(.*)####[ \t]*(\S[^\n]*)", re.DOTALL)
+_VERB = re.compile(
+    r"\b(?:is|are|was|were|has|have|had|does|did|will|can|needs?|makes?|costs?|takes?|gets?|gives?|sold|sells?|buys?"
+    r"|bought|there|equals?|paid|pays?|spends?|spent|earn(?:s|ed)?|left|remains?)\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:/\d+)?%?(?!\w)")
 _HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate, which no file can hold
 
 
@@ -53,7 +63,10 @@ def _id_of(key: str) -> str:
 def _text(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
     """The first of the columns that holds anything, as text."""
     for name in columns:
-        value = row.get(name)
+        try:
+            value = sources.at(row, name)
+        except KeyError:
+            continue
         if isinstance(value, (bool, bytes, list, dict)) or (
             isinstance(value, float) and not math.isfinite(value)
         ):
@@ -69,37 +82,63 @@ def _text(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
     return ""
 
 
-def _without_conclusion(cot: str) -> str:
-    """A worked solution without the lines that say the answer alone: GSM8K's `#### 72`, MetaMathQA's beside it."""
-    lines = cot.strip().split("\n")
-    if len(lines) > 1 and lines[-1].startswith("The answer is:"):
-        lines = "\n".join(lines[:-1]).rstrip().split("\n")
-    lines[-1] = lines[-1].partition("####")[0]
-    return "\n".join(lines).strip()
+def _without_conclusion(cot: str, answer: str) -> str:
+    """A worked solution without the lines that say the answer alone: GSM8K's `#### 72`, MetaMathQA's after it."""
+    alone = rf"\n\s*####[^\n]*|\n\s*The answer is:[^\n]*|\s*####\s*{re.escape(answer)}"
+    return re.sub(rf"(?:{alone})+\s*\Z", "", cot.strip()).strip()
 
 
-def to_problem(row: Mapping[str, Any], source: Source, where: str) -> Problem:
-    """A problem from a row. Raises LiteError, with the row's place, where it has no question or no answer."""
+def _gold(answer: str, where: str, said: list[str]) -> str:
+    """The answer alone. Of a sentence its number, which `said` then tells; LiteError where it has none or several."""
+    if "\\boxed" in answer:
+        return final_answer(answer) or answer
+    prose = re.sub(r"\\text\w*\s*\{[^{}]*\}|\$[^$]*\$|\\[A-Za-z]+", " ", answer)
+    num_words = len(re.findall(r"[^\W\d_]{2,}", prose))
+    sentence = num_words > 1 and _VERB.search(prose) or num_words > 3 and _NUMBER.search(prose)
+    if not sentence or plain_number(answer) is not None:
+        return answer
+    numbers = {number.rstrip(",") for number in _NUMBER.findall(answer)}
+    after_equals = _NUMBER.search(answer.rpartition("=")[2]) if "=" in answer else None
+    number = final_answer(answer) or (after_equals and after_equals[0].rstrip(","))
+    number = number or (numbers.pop() if len(numbers) == 1 else None)
+    if number is None:
+        raise LiteError(
+            f"{where}: answer {answer[:60]!r} is a sentence with {len(numbers) or 'no'} number{'s' * (len(numbers) > 1)};"
+            " give the answer alone"
+        )
+    said.append(f"{number} of {answer[:60]!r}")
+    return number
+
+
+def to_problem(row: Mapping[str, Any], source: Source, where: str, said: list[str] | None = None) -> Problem:
+    """A problem from a row. Raises LiteError, with the row's place, where it has no question or no answer.
+
+    `said` gains a text where the answer was a sentence and its number was taken.
+    """
     named = {"question": source.question, "answer": source.answer, "cot": source.cot}
+    there = f"there are {sources.columns_of(row)}"
     for part, column in named.items():
-        if column and column not in row:
-            raise LiteError(
-                f"{where}: no column {column!r}, which the recipe names for {part}; there are {', '.join(row)}"
-            )
+        try:
+            if column:
+                sources.at(row, column)
+        except KeyError:
+            raise LiteError(f"{where}: no column {column!r}, which the recipe names for {part}; {there}") from None
     id, question, answer, cot = (
         _text(row, [named[part]] if named.get(part) else known, where) for part, known in COLUMNS.items()
     )
-    needs = (
-        "a problem needs the keys question (or problem, query) and answer, or name its columns in the recipe"
-    )
+    needs = f"{there}; name the problem's question and answer, or its columns in the recipe"
     if not question:
         raise LiteError(f"{where}: no question; {needs}")
     if worked := _GSM8K.fullmatch(answer):
         cot, answer = cot or worked[1], worked[2].strip()
-    answer = answer or final_answer(cot) or ""
+    visible = cot
+    if THINK_CLOSE in cot:
+        reply = parse_reply(cot)
+        cot, visible = reply.think, reply.visible
+    answer = _gold(answer, where, [] if said is None else said) if answer else final_answer(visible) or ""
     if not answer:
         raise LiteError(f"{where}: no answer; {needs}")
-    cot = _without_conclusion(_CALCULATOR.sub("", cot))
+    cot = _without_conclusion(_CALCULATOR.sub("", cot), answer)
     return Problem(id or _id_of(_key(question)), question, answer, cot)
 
 
@@ -145,30 +184,33 @@ def _stored(source: Source, order: random.Random | None) -> Iterator[Problem]:
     if order is not None:
         order.shuffle(places)
     mendable, left_out = sources.local_file(source.name) is not None, 0
+    said: list[str] = []
     owners: dict[str, str] = {}
-    for where, row in (rows[place] for place in places):
-        try:
-            problem = to_problem(row, source, where)
-        except LiteError:
-            if mendable:
-                raise
-            left_out += 1
-            if left_out == len(places):
-                raise
-            continue
-        key = _key(problem.question)
-        if owners.setdefault(problem.id, key) != key:
-            if mendable:
-                raise LiteError(f"{where}: id {problem.id!r} stands for two questions; make ids unique")
-            problem = dataclasses.replace(problem, id=_id_of(key))
-        yield problem
+    try:
+        for where, row in (rows[place] for place in places):
+            try:
+                problem = to_problem(row, source, where, said)
+            except LiteError:
+                if mendable:
+                    raise
+                left_out += 1
+                if left_out == len(places):
+                    raise
+                continue
+            key = _key(problem.question)
+            if owners.setdefault(problem.id, key) != key:
+                if mendable:
+                    raise LiteError(f"{where}: id {problem.id!r} stands for two questions; make ids unique")
+                problem = dataclasses.replace(problem, id=_id_of(key))
+            yield problem
+    finally:  # also where no more are asked for
+        if left_out:
+            console.print(f"  {source.name}: {left_out} rows have no question or no plain answer, left out")
+        if said:
+            console.print(f"  {source.name}: {len(said)} answers are sentences, their number is taken: {said[0]}")
     if not places:
         raise LiteError(
             f"{source.name}: no problems in it; write one JSON object with question and answer per line"
-        )
-    if left_out:
-        console.print(
-            f"  {source.name}: {left_out} of {len(places)} rows have no question or answer, left out"
         )
 
 
