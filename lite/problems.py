@@ -84,8 +84,13 @@ def _text(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
 
 def _without_conclusion(cot: str, answer: str) -> str:
     """A worked solution without the lines that say the answer alone: GSM8K's `#### 72`, MetaMathQA's after it."""
-    alone = rf"\n\s*####[^\n]*|\n\s*The answer is:[^\n]*|\s*####\s*{re.escape(answer)}"
-    return re.sub(rf"(?:{alone})+\s*\Z", "", cot.strip()).strip()
+    lines = cot.strip().split("\n")
+    while len(lines) > 1 and re.match(r"\s*(?:####|The answer is:|$)", lines[-1]):
+        lines.pop()
+    head, hashes, said = lines[-1].rpartition("####")
+    if hashes and said.strip() == answer:
+        lines[-1] = head
+    return "\n".join(lines).strip()
 
 
 def _gold(answer: str, where: str, said: list[str]) -> str:
@@ -97,10 +102,11 @@ def _gold(answer: str, where: str, said: list[str]) -> str:
     sentence = num_words > 1 and _VERB.search(prose) or num_words > 3 and _NUMBER.search(prose)
     if not sentence or plain_number(answer) is not None:
         return answer
-    numbers = {number.rstrip(",") for number in _NUMBER.findall(answer)}
-    after_equals = _NUMBER.search(answer.rpartition("=")[2]) if "=" in answer else None
-    number = final_answer(answer) or (after_equals and after_equals[0].rstrip(","))
-    number = number or (numbers.pop() if len(numbers) == 1 else None)
+    formulas = re.findall(r"\$([^$]+)\$(?!\d)", answer)
+    numbers = {formulas[0]} if len(formulas) == 1 else {number.rstrip(",") for number in _NUMBER.findall(answer)}
+    concluded = _NUMBER.match((final_answer(answer) or "").lstrip("$ "))
+    concluded = concluded or ("=" in answer and _NUMBER.match(answer.rpartition("=")[2].lstrip("$ "))) or None
+    number = concluded[0].rstrip(",") if concluded else numbers.pop() if len(numbers) == 1 else None
     if number is None:
         raise LiteError(
             f"{where}: answer {answer[:60]!r} is a sentence with {len(numbers) or 'no'} number{'s' * (len(numbers) > 1)};"

@@ -70,11 +70,12 @@ class Section:
 class Source(Section):
     """One source of problems. In a recipe its name alone may stand for it."""
 
-    name: str  # "quickstart", "gym:<task>", a JSONL or Parquet file, or a Hub data set: owner/name[:config]:split
+    name: str  # "quickstart", "gym:<task>", a JSONL, JSON, CSV or Parquet file, or a Hub data set: owner/name[:config]:split
     num: CountOrNone = 0  # at most so many of it, drawn by the seed; 0: all
-    question: str = ""  # the column of the question; empty: question, problem or query
-    answer: str = ""  # of the answer; empty: answer, or what the worked solution says
-    cot: str = ""  # of the worked solution; empty: cot, solution or response
+    # Columns, or paths in them: reward_model.ground_truth, messages[0].content, messages[user].content
+    question: str = ""  # of the question; empty: question, problem, query, prompt, or the first user turn of a chat
+    answer: str = ""  # of the answer; empty: answer, reward_model.ground_truth, or what the worked solution says
+    cot: str = ""  # of the worked solution; empty: cot, solution, response, or the first reply of a chat
 
 
 @dataclass(frozen=True)

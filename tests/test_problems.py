@@ -320,6 +320,7 @@ def test_damaged_files(tmp_path, name, data, message):
         ("She has $1,250 left.", "1,250"),
         ("So the answer is 7 of the 12.", "7"),
         ("There are 5 + 6 = 11 rolls, \\boxed{12}", "12"),
+        ("The value is $\\frac{3}{4}$.", "\\frac{3}{4}"),
         ("12 square meters per second", None),
         ("x = 3 or x = 5", None),
         ("5 hours and 20 minutes", None),

@@ -189,7 +189,7 @@ def _items(text: str) -> list[Any]:
             except (ValueError, RecursionError):
                 continue
             label = _LABEL.search(text, max(0, start - 40), start)
-            if label and not _KEPT.search(label[1]):  # a list of an object that was left open
+            if opening != "{" and label and not _KEPT.search(label[1]):  # a list of an object that was left open
                 continue
             if isinstance(value, dict):
                 value = next((kept for key, kept in value.items() if _KEPT.search(key) and kept), None)
