@@ -108,7 +108,9 @@ def _compare_vocabulary(gguf: Path, model: llama_cpp.Llama, tokenizer: Any, ends
         for text, number in tokenizer.get_vocab().items():
             theirs = llama_cpp.llama_vocab_get_text(words, number) if number < num_rows else b""
             if theirs != text.encode("utf-8"):
-                raise LiteError(f"{gguf}: token {number} is {theirs!r}, Hugging Face has {text!r}; not exportable")
+                raise LiteError(
+                    f"{gguf}: token {number} is {theirs!r}, Hugging Face has {text!r}; not exportable"
+                )
     for number in ends:
         if not llama_cpp.llama_vocab_is_eog(words, number):
             raise LiteError(
@@ -179,10 +181,14 @@ def _compare_logits(gguf: Path, samples: list[Sample]) -> dict[str, Any]:
             )
         reply = _greedy(model, sample.prompt, len(sample.reply))
         place = len(os.path.commonprefix([reply, sample.reply]))
-        if place == len(reply) < len(sample.reply):  # at a token that it knows by name, which no GGUF can forbid
+        if (
+            place == len(reply) < len(sample.reply)
+        ):  # at a token that it knows by name, which no GGUF can forbid
             text = model.detokenize(reply[-1:], special=True).decode("utf-8", "replace")
             console.print(f"  {gguf.name}: llama.cpp ends a reply at {text}, where Hugging Face goes on")
-        elif place < len(reply):  # only a near tie, narrower than the noise of both logits, may go the other way
+        elif place < len(
+            reply
+        ):  # only a near tie, narrower than the noise of both logits, may go the other way
             row = sample.logits[len(sample.prompt) - 1 + place]  # (V,)
             lead = float(row[sample.reply[place]] - row[reply[place]])
             if lead > 2 * gap:

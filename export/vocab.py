@@ -147,7 +147,9 @@ def read(folder: Path, num_rows: int) -> Vocabulary:
     for added in rules["added_tokens"]:
         text = added["content"]
         if added["lstrip"] or added["rstrip"] or added["single_word"]:
-            raise LiteError(f"{folder}: added token {text!r} eats spaces or wants whole words; llama.cpp does not")
+            raise LiteError(
+                f"{folder}: added token {text!r} eats spaces or wants whole words; llama.cpp does not"
+            )
         found[added["id"]] = (text, TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
     if max(found) >= num_rows:
         raise LiteError(

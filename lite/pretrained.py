@@ -44,12 +44,16 @@ def weight_files(folder: Path) -> list[Path]:
             )
         return [single]
     try:
-        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+        names = sorted(
+            {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+        )
     except (ValueError, KeyError, TypeError, AttributeError):
         raise LiteError(f"{index}: not an index of weights; save or download the model again") from None
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise LiteError(f"{index}: names {name}, which is not beside it; save or download the model again")
+            raise LiteError(
+                f"{index}: names {name}, which is not beside it; save or download the model again"
+            )
     if single.is_file() and single.name not in names:
         raise LiteError(
             f"{folder}: {single.name} lies beside {index.name}, which does not name it, and transformers would read"

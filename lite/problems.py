@@ -103,7 +103,9 @@ def _gold(answer: str, where: str, said: list[str]) -> str:
     if not sentence or plain_number(answer) is not None:
         return answer
     formulas = re.findall(r"\$([^$]+)\$(?!\d)", answer)
-    numbers = {formulas[0]} if len(formulas) == 1 else {number.rstrip(",") for number in _NUMBER.findall(answer)}
+    numbers = (
+        {formulas[0]} if len(formulas) == 1 else {number.rstrip(",") for number in _NUMBER.findall(answer)}
+    )
     concluded = _NUMBER.match((final_answer(answer) or "").lstrip("$ "))
     concluded = concluded or ("=" in answer and _NUMBER.match(answer.rpartition("=")[2].lstrip("$ "))) or None
     number = concluded[0].rstrip(",") if concluded else numbers.pop() if len(numbers) == 1 else None
@@ -128,7 +130,9 @@ def to_problem(row: Mapping[str, Any], source: Source, where: str, said: list[st
             if column:
                 sources.at(row, column)
         except KeyError:
-            raise LiteError(f"{where}: no column {column!r}, which the recipe names for {part}; {there}") from None
+            raise LiteError(
+                f"{where}: no column {column!r}, which the recipe names for {part}; {there}"
+            ) from None
     id, question, answer, cot = (
         _text(row, [named[part]] if named.get(part) else known, where) for part, known in COLUMNS.items()
     )
@@ -213,7 +217,9 @@ def _stored(source: Source, order: random.Random | None) -> Iterator[Problem]:
         if left_out:
             console.print(f"  {source.name}: {left_out} rows have no question or no plain answer, left out")
         if said:
-            console.print(f"  {source.name}: {len(said)} answers are sentences, their number is taken: {said[0]}")
+            console.print(
+                f"  {source.name}: {len(said)} answers are sentences, their number is taken: {said[0]}"
+            )
     if not places:
         raise LiteError(
             f"{source.name}: no problems in it; write one JSON object with question and answer per line"

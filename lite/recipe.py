@@ -73,8 +73,12 @@ class Source(Section):
     name: str  # "quickstart", "gym:<task>", a JSONL, JSON, CSV or Parquet file, or a Hub data set: owner/name[:config]:split
     num: CountOrNone = 0  # at most so many of it, drawn by the seed; 0: all
     # Columns, or paths in them: reward_model.ground_truth, messages[0].content, messages[user].content
-    question: str = ""  # of the question; empty: question, problem, query, prompt, or the first user turn of a chat
-    answer: str = ""  # of the answer; empty: answer, reward_model.ground_truth, or what the worked solution says
+    question: str = (
+        ""  # of the question; empty: question, problem, query, prompt, or the first user turn of a chat
+    )
+    answer: str = (
+        ""  # of the answer; empty: answer, reward_model.ground_truth, or what the worked solution says
+    )
     cot: str = ""  # of the worked solution; empty: cot, solution, response, or the first reply of a chat
 
 

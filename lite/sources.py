@@ -152,7 +152,9 @@ def _array(path: Path, text: str) -> list[Row]:
         raise LiteError(f"{path}: not a JSON array ({str(fault)[:80]}); correct that place") from None
     for number, value in enumerate(values):
         if not isinstance(value, dict):
-            raise LiteError(f"{path}, item {number}: {str(value)[:60]!r} is not an object; give a list of objects")
+            raise LiteError(
+                f"{path}, item {number}: {str(value)[:60]!r} is not an object; give a list of objects"
+            )
     return [(f"{path}, item {number}", value) for number, value in enumerate(values)]
 
 
@@ -165,7 +167,9 @@ def _csv(path: Path, text: str) -> list[Row]:
     try:
         names = reader.fieldnames or []
         if len({*names}) < len(names):
-            raise LiteError(f"{path}, line 1: two columns have the same name; name each of {', '.join(names)} once")
+            raise LiteError(
+                f"{path}, line 1: two columns have the same name; name each of {', '.join(names)} once"
+            )
         for row in reader:
             if None in row or None in row.values():
                 raise LiteError(

@@ -79,10 +79,19 @@ def test_a_file_is_drawn_from_by_seed(write):
     [
         ([], "no problems in it"),
         ([{"question": "q", "answer": "1"}, 5], "line 2: '5' is not an object"),
-        ([{"answer": "1", "meta": {"a": [{"b": 1}]}}], "line 1: no question; there are answer, meta.a[0].b; name"),
+        (
+            [{"answer": "1", "meta": {"a": [{"b": 1}]}}],
+            "line 1: no question; there are answer, meta.a[0].b; name",
+        ),
         ([{"question": "q"}], "line 1: no answer; there are question; name"),
-        ([{"question": "q", "answer": "He needs 3 boxes of 12."}], "is a sentence with 2 numbers; give the answer"),
-        ([{"question": "q", "answer": "It is the blue one."}], "is a sentence with no number; give the answer"),
+        (
+            [{"question": "q", "answer": "He needs 3 boxes of 12."}],
+            "is a sentence with 2 numbers; give the answer",
+        ),
+        (
+            [{"question": "q", "answer": "It is the blue one."}],
+            "is a sentence with no number; give the answer",
+        ),
         ([{"question": ["q"], "answer": "1"}], 'line 1: question = ["q"]: expected text'),
         ([{"question": "q", "answer": float("nan")}], "line 1: answer = NaN: expected text"),
         ([{"question": "q", "answer": float("-inf")}], "line 1: answer = -Infinity: expected text"),
@@ -122,7 +131,9 @@ def test_too_few(write):
 )
 def test_no_such_source(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LiteError, match="no such file; give a JSONL, JSON, CSV or Parquet file, a Hub data set"):
+    with pytest.raises(
+        LiteError, match="no such file; give a JSONL, JSON, CSV or Parquet file, a Hub data set"
+    ):
         load(source, 1)
 
 
@@ -237,7 +248,12 @@ VERL = {
     "reward_model": {"style": "rule", "ground_truth": "11"},
     "extra_info": {"index": 0},
 }
-MESSAGES = {"messages": [VERL["prompt"][1], {"role": "assistant", "content": "<think>\n5+6=11\n</think>\n\n\\boxed{11}"}]}
+MESSAGES = {
+    "messages": [
+        VERL["prompt"][1],
+        {"role": "assistant", "content": "<think>\n5+6=11\n</think>\n\n\\boxed{11}"},
+    ]
+}
 SHAREGPT = {
     "conversations": [
         {"from": "system", "value": "Be brief."},
@@ -254,14 +270,20 @@ SHAREGPT = {
         (VERL, {"question": "prompt[1].content", "answer": "reward_model.ground_truth"}, ""),
         (VERL | {"extra_info": {"question": "How much?", "answer": "no"}, "prompt": "More words"}, {}, ""),
         (MESSAGES, {}, "5+6=11"),
-        (MESSAGES | {"gold": {"a.b": [7, 11]}}, {"question": "messages[0].content", "answer": "gold.a.b"}, ""),
+        (
+            MESSAGES | {"gold": {"a.b": [7, 11]}},
+            {"question": "messages[0].content", "answer": "gold.a.b"},
+            "",
+        ),
         (SHAREGPT, {}, "5+6=11"),
         (SHAREGPT, {"question": "conversations[-2].value", "cot": "conversations[-1].value"}, "5+6=11"),
     ],
 )
 def test_nested_columns(write, row, columns, cot):
     if columns.get("answer") == "gold.a.b":  # a name with a dot inside another is no path
-        with pytest.raises(LiteError, match=r"no column 'gold.a.b', .*there are messages\[0\].role, .*gold.a.b\[0\]"):
+        with pytest.raises(
+            LiteError, match=r"no column 'gold.a.b', .*there are messages\[0\].role, .*gold.a.b\[0\]"
+        ):
             pool(Source(write(row), **columns), 0)
         return
     [problem] = pool(Source(write(row), **columns), 0)
@@ -271,12 +293,16 @@ def test_nested_columns(write, row, columns, cot):
 @pytest.mark.parametrize("path", ["a.c", "a[0]", "b[2].c", "b[user].c", "b.c", "a..b", "b[", "", "c.d"])
 def test_no_such_path(path):
     row = {"a": {"b": 1}, "b": [{"c": 2}], "c": "text"}
-    assert sources.at(row, "a.b") == 1 and sources.at(row, "b[-1].c") == 2 and sources.at({"a.b": 3}, "a.b") == 3
+    assert (
+        sources.at(row, "a.b") == 1 and sources.at(row, "b[-1].c") == 2 and sources.at({"a.b": 3}, "a.b") == 3
+    )
     with pytest.raises(KeyError):
         sources.at(row, path)
 
 
-JSON_LINES = "".join(json.dumps({"question": f"{n}?", "answer": answer}) + "\n" for n, answer in enumerate(["007", "NA", 3]))
+JSON_LINES = "".join(
+    json.dumps({"question": f"{n}?", "answer": answer}) + "\n" for n, answer in enumerate(["007", "NA", 3])
+)
 FILES = {
     "a.jsonl": JSON_LINES,
     "a.json": json.dumps([json.loads(line) for line in JSON_LINES.splitlines()], indent=1),
@@ -291,7 +317,11 @@ FILES = {
 def test_files(tmp_path, name, zipped):
     path, data = tmp_path / (name + ".gz" * zipped), FILES[name].encode()
     path.write_bytes(gzip.compress(data) if zipped else data)
-    assert [(one.question, one.answer) for one in load(str(path))] == [("0?", "007"), ("1?", "NA"), ("2?", "3")]
+    assert [(one.question, one.answer) for one in load(str(path))] == [
+        ("0?", "007"),
+        ("1?", "NA"),
+        ("2?", "3"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +369,9 @@ def test_a_gold_that_is_a_sentence(write, answer, gold, capsys):
 def test_hashes_inside_a_solution(write):
     worked = "Ticket #### is free. 5+6=11\n#### 11"
     assert load(write({"question": "q", "answer": worked}))[0].cot == "Ticket #### is free. 5+6=11"
-    assert load(write({"question": "q", "answer": "11", "cot": worked}))[0].cot == "Ticket #### is free. 5+6=11"
+    assert (
+        load(write({"question": "q", "answer": "11", "cot": worked}))[0].cot == "Ticket #### is free. 5+6=11"
+    )
     assert load(write({"question": "q", "answer": "11", "cot": "5+6=11 #### 11"}))[0].cot == "5+6=11"
 
 

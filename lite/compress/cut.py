@@ -87,7 +87,9 @@ def shorten(
         rows = compress(own, scores, ratios, encode)
         for id, (head, _, tail), row in zip(ids[start : start + _CHAINS], replies, rows, strict=True):
             for asked, (think, num_tokens, whole) in zip(ratios, row, strict=True):
-                yield Compressed(id, asked, round(num_tokens / max(whole, 1), 4), head + think + tail, num_tokens)
+                yield Compressed(
+                    id, asked, round(num_tokens / max(whole, 1), 4), head + think + tail, num_tokens
+                )
 
 
 def shorten_file(

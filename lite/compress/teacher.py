@@ -189,7 +189,9 @@ def _items(text: str) -> list[Any]:
             except (ValueError, RecursionError):
                 continue
             label = _LABEL.search(text, max(0, start - 40), start)
-            if opening != "{" and label and not _KEPT.search(label[1]):  # a list of an object that was left open
+            if (
+                opening != "{" and label and not _KEPT.search(label[1])
+            ):  # a list of an object that was left open
                 continue
             if isinstance(value, dict):
                 value = next((kept for key, kept in value.items() if _KEPT.search(key) and kept), None)
@@ -205,7 +207,9 @@ def _items(text: str) -> list[Any]:
     return []
 
 
-_KEPT = re.compile(r"(?i)^(?!.*(?:not|unk|drop|remov|delet)).*(?:keep|kept|stay|range|span|word|select|essential)")
+_KEPT = re.compile(
+    r"(?i)^(?!.*(?:not|unk|drop|remov|delet)).*(?:keep|kept|stay|range|span|word|select|essential)"
+)
 _LABEL = re.compile(r"(\w+)[\"']?\s*:\s*$")
 _NUMERAL = re.compile(r"\s*\d{1,9}\s*")
 _RANGE = re.compile(r"\s*\[?(\d{1,9})\s*(?:[-\u2010-\u2015\u2212~,:]|\.\.+|\u2026|to)\s*(\d{1,9})\]?\s*")
@@ -358,7 +362,9 @@ class Teacher:
             self.endpoint.map(work, questions, finish)
         if self.reasons:
             told = "; ".join(f"{num} x {reason}" for reason, num in self.reasons.most_common(MOST_REASONS))
-            console.print(f"  the teacher gave no usable ranges of {self.reasons.total()} chunks: {told}", markup=False)
+            console.print(
+                f"  the teacher gave no usable ranges of {self.reasons.total()} chunks: {told}", markup=False
+            )
         return spent.measured()
 
     async def _ask(self, model: str, prompt: str, chunk: Chunk, key: str) -> Answer:
@@ -406,7 +412,9 @@ class Teacher:
                     raise
                 if name not in self.names:  # other requests in flight may have met it, too
                     self.names[name] = other or ""
-                    console.print(f"  the teacher takes no {name}; asked {f'with {other}' if other else 'without'}")
+                    console.print(
+                        f"  the teacher takes no {name}; asked {f'with {other}' if other else 'without'}"
+                    )
 
 
 def _units_of(parts: dict[Chunk, list[list[int]]]) -> list[int]:

@@ -80,7 +80,9 @@ def test_the_verb(lite, folder, tmp_path):
 )
 def test_a_whole_reply_keeps_its_tags_and_answer(lite, folder, tmp_path, traces, head, tail):
     think = traces[0].think
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in (head + think + tail, think)))
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in (head + think + tail, think))
+    )
     code, out, told = lite("compress", "in.jsonl", "--ratio", "0.4,1", "--model", str(folder))
     half, full, plain, _ = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and "in.jsonl: 1 of 2 are whole replies" in told and "tags and answers stay" in told

@@ -141,7 +141,10 @@ def test_ask_numbers_units_and_shows_a_formula_as_one():
         ('{"drop": [[2, 5], [9, 9]]}', []),
         ('{"not_keep": [[2, 5]], "removed_ranges": [[1, 2]]}', []),
         ('{"drop": [[4, 6]], "keep": [[1, 3], [7, 7]]}', [[1, 3], [7, 7]]),
-        ('{"keep": [{"range": [1, 3], "why": "it\'s given"}, {"range": "7-7", "why": "b"}]}', [[1, 3], [7, 7]]),
+        (
+            '{"keep": [{"range": [1, 3], "why": "it\'s given"}, {"range": "7-7", "why": "b"}]}',
+            [[1, 3], [7, 7]],
+        ),
         ('{"keep": [[1, 3, "given"], ["result", 7, 7]]}', [[1, 3], [7, 7]]),
         ('{"keep": ["1\u20133", "7 to 8", "10\u22122"]}', [[1, 10]]),
         ('{"keep": [[1, 3], // given, see http://a.b\n[7, 7] /* the result */]}', [[1, 3], [7, 7]]),
@@ -238,7 +241,10 @@ def test_a_useless_reply_is_asked_for_again_warmer(reply, tmp_path):
     assert found == {"p/0": [2, 3, 4, 10, 11, 12, 13]}
     assert [body["temperature"] for _, body, _ in server.asked] == [0, 0.1, 0.9]
     used = 3 if "usage" in USELESS[reply] and reply != "bad usage" else 1
-    assert measured == {"tokens_in": 100 * used, "tokens_out": 10 * used}  # what was useless was paid for, too
+    assert measured == {
+        "tokens_in": 100 * used,
+        "tokens_out": 10 * used,
+    }  # what was useless was paid for, too
 
 
 GOOD_TEXT = '{"keep": [[3, 5], [11, 14]]}'
@@ -262,7 +268,11 @@ def test_forms_of_a_message(message, tmp_path):
 @pytest.mark.parametrize(
     ("reply", "num_asked", "reason"),
     [
-        (chat(None, message={"content": None, "refusal": "I cannot help."}), 1, "1 x refused (I cannot help.)"),
+        (
+            chat(None, message={"content": None, "refusal": "I cannot help."}),
+            1,
+            "1 x refused (I cannot help.)",
+        ),
         (chat("", finish_reason="content_filter"), 1, "1 x refused (content_filter)"),
         (USELESS["cut"], 3, "1 x a reply that was cut"),
         (USELESS["none"], 3, "1 x an empty reply"),

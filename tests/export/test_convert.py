@@ -89,7 +89,12 @@ YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_pos
         ("Qwen3", {"rope_parameters": {**YARN, "beta_fast": 32}}, "f32", 1e-4),
         ("Qwen2", {"rope_parameters": {**YARN, "attention_factor": 1.7}}, "f32", 1e-4),
         ("Llama", {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}}, "f32", 1e-4),
-        ("Qwen3", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "f32", 1e-4),
+        (
+            "Qwen3",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            "f32",
+            1e-4,
+        ),
     ],
 )
 def test_same_model_as_hugging_face(name, changes, dtype, noise, tmp_path):
@@ -166,14 +171,34 @@ def test_split_pattern_decides(qwen3):
         ("config.json", {"intermediate_size": 10**30}, "intermediate_size = 1000000"),
         ("config.json", {"hidden_size": -5}, "hidden_size = -5;"),
         ("config.json", {"num_attention_heads": 0}, "num_attention_heads = 0;"),
-        ("config.json", {"rope_parameters": {**YARN, "beta_fast": 16}}, "beta_fast = 16 of rope type yarn cannot"),
-        ("config.json", {"rope_parameters": {**YARN, "truncate": False}}, "truncate = False of rope type yarn"),
-        ("config.json", {"rope_scaling": {"type": "linear", "nix": 2}, "rope_parameters": None}, "nix = 2 of rope"),
+        (
+            "config.json",
+            {"rope_parameters": {**YARN, "beta_fast": 16}},
+            "beta_fast = 16 of rope type yarn cannot",
+        ),
+        (
+            "config.json",
+            {"rope_parameters": {**YARN, "truncate": False}},
+            "truncate = False of rope type yarn",
+        ),
+        (
+            "config.json",
+            {"rope_scaling": {"type": "linear", "nix": 2}, "rope_parameters": None},
+            "nix = 2 of rope",
+        ),
         ("tokenizer.json", {"model": None}, "could not be loaded"),
         ("tokenizer.json", {"added_tokens": [{"id": 3}]}, "could not be loaded"),
         ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "normalizer 'Lowercase'"),
-        ("tokenizer_config.json", {"eos_token": None}, "neither eos_token nor eos_token_id, so no reply would end"),
-        ("generation_config.json", {"eos_token_id": [302, 999]}, "eos_token_id holds 999, which is no token's id"),
+        (
+            "tokenizer_config.json",
+            {"eos_token": None},
+            "neither eos_token nor eos_token_id, so no reply would end",
+        ),
+        (
+            "generation_config.json",
+            {"eos_token_id": [302, 999]},
+            "eos_token_id holds 999, which is no token's id",
+        ),
         ("generation_config.json", {"eos_token_id": "302"}, "eos_token_id holds '302'"),
     ],
 )
@@ -221,7 +246,9 @@ def shard(folder):
     for file, part in parts.items():
         save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
     weight_map = {name: file for file, part in parts.items() for name in part}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
     stale = {name: tensor + 1 for name, tensor in tensors.items()}
     save_file(stale, folder / "model-3.safetensors", metadata={"format": "pt"})
 
@@ -261,7 +288,10 @@ def add_token(folder):
         (rename_end, {"tokenizer.ggml.eos_token_id": 300, "tokenizer.ggml.eot_token_id": 302}),
         (add_token, {"tokenizer.ggml.eos_token_id": 302}),
         (add_head, "tie_word_embeddings is true, and model.safetensors has a lm_head.weight of its own"),
-        (shard_and_keep, "model.safetensors lies beside model.safetensors.index.json, which does not name it"),
+        (
+            shard_and_keep,
+            "model.safetensors lies beside model.safetensors.index.json, which does not name it",
+        ),
         (lose_a_shard, "index.json: names model-2.safetensors, which is not beside it"),
         (rename_end_among_many, r"<\|fin\|> \(id 302\) ends a reply in Hugging Face and not in llama.cpp"),
     ],

@@ -243,7 +243,9 @@ def test_models_differ_by_seed():
 def test_where_text_ends(good, reference, monkeypatch, capsys):
     """An end that llama.cpp does not have is a fault; one that only llama.cpp has is told."""
     tokenizer, [first, *_] = reference
-    stop = verify.Sample(first.prompt, first.reply[:1], [302, first.reply[0]], first.logits[: len(first.prompt)])
+    stop = verify.Sample(
+        first.prompt, first.reply[:1], [302, first.reply[0]], first.logits[: len(first.prompt)]
+    )
     with pytest.raises(LiteError, match=rf"\(id {first.reply[0]}\) ends a reply in Hugging Face and not in"):
         verify.compare(good, tokenizer, [stop])
     monkeypatch.setattr(verify, "_greedy", lambda model, prompt, num: first.reply[:2])
@@ -251,7 +253,9 @@ def test_where_text_ends(good, reference, monkeypatch, capsys):
     assert "good.gguf: llama.cpp ends a reply at" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("id", "name", "message"), [(311, "<other>", "token 311 is"), (320, "<far>", "token 320 is b''")])
+@pytest.mark.parametrize(
+    ("id", "name", "message"), [(311, "<other>", "token 311 is"), (320, "<far>", "token 320 is b''")]
+)
 def test_the_vocabulary_is_hugging_faces(good, reference, id, name, message):
     samples = reference[1]
     tokenizer = copy.deepcopy(reference[0])
