@@ -11,7 +11,8 @@ from loopback import Act, serve
 
 from lite import endpoint, recipe
 from lite.compress import annotate, teacher
-from lite.compress.teacher import Answer, Chunk, Teacher, ask, chunks, parse_ranges, sentences
+from lite.compress.teacher import Answer, Chunk, Teacher, ask, chunks, sentences
+from lite.compress.teacher_reply import parse_ranges
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.records import Labels, Trace, read_records, write_records
