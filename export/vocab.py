@@ -126,7 +126,7 @@ def end_ids(folder: Path, tokenizer: Any) -> list[int]:
     named = read_json(path).get("eos_token_id")
     ids = named if isinstance(named, list) else [] if named is None else [named]
     for number in ids:
-        if type(number) is not int or not 0 <= number < len(tokenizer):
+        if type(number) is not int or number < 0 or tokenizer.backend_tokenizer.id_to_token(number) is None:
             raise LiteError(f"{path}: eos_token_id holds {number!r}, which is no token's id; correct it")
     ends = list(dict.fromkeys(([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]) + ids))
     if not ends:

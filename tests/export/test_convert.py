@@ -272,6 +272,11 @@ def rename_end(folder):
     edit(folder, "generation_config.json", eos_token_id=302)
 
 
+def no_end_in_tokenizer(folder):
+    edit(folder, "tokenizer_config.json", eos_token=None)
+    edit(folder, "generation_config.json", eos_token_id=[302])
+
+
 def rename_end_among_many(folder):
     rename_end(folder)
     edit(folder, "generation_config.json", eos_token_id=[40, 41, 302])
@@ -286,6 +291,7 @@ def add_token(folder):
     [
         (shard, {"tokenizer.ggml.eos_token_id": 302}),
         (rename_end, {"tokenizer.ggml.eos_token_id": 300, "tokenizer.ggml.eot_token_id": 302}),
+        (no_end_in_tokenizer, {"tokenizer.ggml.eos_token_id": 302}),
         (add_token, {"tokenizer.ggml.eos_token_id": 302}),
         (add_head, "tie_word_embeddings is true, and model.safetensors has a lm_head.weight of its own"),
         (
