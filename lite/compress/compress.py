@@ -26,8 +26,9 @@ from lite.errors import LiteError
 from lite.models import pretrained, unsloth
 from lite.run import Run
 from lite.runtime.files import located_lines, parse_line, read_records, write_records
-from lite.runtime.progress import progress
+from lite.runtime.progress import console, progress
 from lite.schema import Compressed, Trace
+from lite.tokens import THINK_CLOSE, THINK_OPEN
 
 ASKED = tuple(tenth / 10 for tenth in range(1, 10))
 _CORRECTIONS = 3
@@ -123,6 +124,22 @@ def load(folder: Path | str) -> CompressorModel:
     return CompressorModel.load(in_run if in_run.is_dir() else folder)
 
 
+def split_reply(text: str) -> tuple[str, str, str]:
+    """What stands before the chain of thought of a text, the chain, and what follows it, tags included.
+
+    A text without think tags is all chain.
+    """
+    head, opened, rest = text.partition(THINK_OPEN)
+    if not opened:
+        head, rest = "", text
+    body, closed, tail = rest.partition(THINK_CLOSE)
+    if not opened and not closed:
+        return "", text, ""
+    think = body.strip()
+    start = body.find(think)
+    return head + opened + body[:start], think, body[start + len(think) :] + closed + tail
+
+
 def shorten(
     compressor: CompressorModel,
     cots: Sequence[str],
@@ -135,6 +152,7 @@ def shorten(
 ) -> Iterator[Compressed]:
     """Each chain of thought at each ratio, in (0, 1]: for every chain one record per ratio, in the order given.
 
+    A whole reply keeps its think tags and what stands around them; lengths and ratios are those of the think span.
     Lengths are counted in `tokenizer` (a fast Hugging Face one; give the target model's, default: the compressor's).
     `ids` default to the chains' places; see `cohere` for `cohesion`. Raises LiteError for a ratio out of range.
     """
@@ -145,12 +163,15 @@ def shorten(
     ids = list(map(str, range(len(cots)))) if ids is None else ids
     encode = encoder(tokenizer or compressor.tokenizer)
     for start in range(0, len(cots), _CHAINS):
-        own = cots[start : start + _CHAINS]
+        replies = [split_reply(cot) for cot in cots[start : start + _CHAINS]]
+        own = [think for _, think, _ in replies]
         found = compressor.score(questions[start : start + _CHAINS], own)
         scores = [cohere(cot, units, cohesion) for cot, units in zip(own, found, strict=True)]
-        for id, row in zip(ids[start : start + _CHAINS], compress(own, scores, ratios, encode), strict=True):
+        rows = compress(own, scores, ratios, encode)
+        for id, (head, _, tail), row in zip(ids[start : start + _CHAINS], replies, rows, strict=True):
             for asked, (think, num_tokens, whole) in zip(ratios, row, strict=True):
-                yield Compressed(id, asked, round(num_tokens / max(whole, 1), 4), think, num_tokens)
+                realised = round(num_tokens / max(whole, 1), 4)
+                yield Compressed(id, asked, realised, head + think + tail, num_tokens)
 
 
 def shorten_file(
@@ -168,6 +189,11 @@ def shorten_file(
         cots.append(cot)
     if not cots:
         raise LiteError(f"{source}: no chains of thought in it; write one JSON object per line")
+    if num_replies := sum(split_reply(cot)[1] != cot for cot in cots):
+        console.print(
+            f"  {source}: {num_replies} of {len(cots)} are whole replies; their think spans are shortened, tags and"
+            " answers stay"
+        )
     counted = None
     if tokenizer is not None:
         counted = pretrained.load_tokenizer(pretrained.resolve(tokenizer), f"tokenizer {tokenizer!r}")

@@ -39,11 +39,16 @@ def _require(ok: bool, message: str) -> None:
 class Source:
     """One source of problems. In a recipe its name alone may stand for it."""
 
-    name: str  # "quickstart", "gym:<task>", a JSONL or Parquet file, or a Hub data set: owner/name[:config]:split
+    name: str  # "quickstart", "gym:<task>", a JSONL, JSON, CSV or Parquet file, or a Hub data set: owner/name[:config]:split
     num: CountOrNone = 0  # at most so many of it, drawn by the seed; 0: all
-    question: str = ""  # the column of the question; empty: question, problem or query
-    answer: str = ""  # of the answer; empty: answer, or what the worked solution says
-    cot: str = ""  # of the worked solution; empty: cot, solution or response
+    # Columns, or paths in them: reward_model.ground_truth, messages[0].content, messages[user].content
+    question: str = (
+        ""  # of the question; empty: question, problem, query, prompt, or the first user turn of a chat
+    )
+    answer: str = (
+        ""  # of the answer; empty: answer, reward_model.ground_truth, or what the worked solution says
+    )
+    cot: str = ""  # of the worked solution; empty: cot, solution, response, or the first reply of a chat
 
 
 def _source(value: Any) -> Any:
@@ -133,7 +138,6 @@ class Compressor:
     held_out: Share = 0.1  # fraction of labels for macro-F1
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         _require(
             self.encoder != "base" or self.rank > 0,
             "compressor.rank = 0: the base is trained through LoRA; set 1 or more, such as 16",

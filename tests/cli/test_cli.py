@@ -66,7 +66,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("train", "list.yaml"), "list.yaml: expected key: value lines, got list"),
         (("train", "few.yaml"), "asks for 12 problems (num_eval 4 + num_rl 4 + num_train 4), 1 different"),
         (("train", "none.yaml"), "empty.jsonl: no problems in it"),
-        (("problems", "nix.jsonl"), "no such file; give a JSONL or Parquet file, a Hub data set"),
+        (("problems", "nix.jsonl"), "no such file; give a JSONL, JSON, CSV or Parquet file"),
         (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
         (("problems", "bad.jsonl"), "bad.jsonl, line 2: not an object: '5'"),
         (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),

@@ -71,6 +71,27 @@ def test_the_verb(lite, folder, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("head", "tail"),
+    [
+        ("<think>\n", "\n</think>\n\nThe answer is \\boxed{17}."),
+        ("Sure.\n<think>", "</think>17"),
+        ("<think>", ""),  # cut
+        ("", "</think>\n17"),  # its prompt opened the span
+    ],
+)
+def test_a_whole_reply_keeps_its_tags_and_answer(lite, folder, tmp_path, traces, head, tail):
+    think = traces[0].think
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in (head + think + tail, think))
+    )
+    code, out, told = lite("compress", "in.jsonl", "--ratio", "0.4,1", "--model", str(folder))
+    half, full, plain, _ = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and "in.jsonl: 1 of 2 are whole replies" in told and "tags and answers stay" in told
+    assert full["think"] == head + think + tail and full["realised"] == 1
+    assert half["think"] == head + plain["think"] + tail and half["num_tokens"] == plain["num_tokens"]
+
+
+@pytest.mark.parametrize(
     "line, message",
     [
         (
