@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lite.grading import final_answer, is_correct, plain_number, same
+from lite.grading import final_answer, is_correct, same
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,6 @@ def test_is_correct_reads_the_reply():
     assert not is_correct("The answer is \\boxed{18}.", "17")
     assert not is_correct("I think of 17 apples.", "17")
     assert not is_correct("", "17")
-
-
-def test_plain_number():
-    assert plain_number("-1,234.5 dollars") == (-1234.5, False)
-    assert plain_number(r"\frac{3}{4}") == (0.75, False)
-    assert plain_number("12\\%") == (12, True)
-    assert plain_number("x") is None
 
 
 def test_works_in_a_thread():

@@ -134,7 +134,7 @@ class _Comparison:
             return False
         if decimals > (_decimals(exact) or 10**6):
             return False
-        value = self.evaluator.values(exact, 40)[0]
+        value = self.evaluator.value(exact, 0, 40)
         if not isinstance(value, Fraction):
             if getattr(value, "imag", 0):
                 return False

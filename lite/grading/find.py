@@ -21,7 +21,7 @@ _SAID = re.compile(  # in linear time, whatever a model repeats
 )
 _STARS = "*" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of bold text, and white space
 _CLAUSE = re.compile(
-    r"[,;:!?—](?!\s*(?:and|or)\b)\s+(?=[A-Za-z]{2,}(?!\s*=))|;|[!?]+\s*$|\s+\((?=[A-Za-z]{2,}[\s)])"
+    r"[,;:!?—](?!\s*(?:and|or)\b)\s+(?=[A-Za-z]{2,}(?!\s*=))|[!?]+\s*$|\s+\((?=[A-Za-z]{2,}[\s)])"
     r"|\s+(?:because|since|which|where|so|as|after|when|given|with|making)\b|[，；](?=[\u4e00-\u9fff])"
 )
 _LEAD = re.compile(r"[A-Za-z]{2,}[\s']")
@@ -54,7 +54,7 @@ def final_answer(text: str) -> str | None:
     if answer is not None:
         return answer or None
     if found := _HASHES.findall(text):
-        return found[-1].strip().strip("$ " if found[-1].count("$") != 1 else " ") or None
+        return _undollared(found[-1]) or None
     if found := _SAID.findall(text):
         return _concise(found[-1].rstrip(_STARS)) or None
     return text.strip() if _is_plain_number(text.strip()) else None
@@ -74,7 +74,15 @@ def _concise(said: str) -> str:
         words = set(re.findall("[a-z']+", said.lower()))
         if not words & CHANGING and "\\" not in said[: values[0].start()].replace("\\$", ""):
             said = said[values[0].start() :]
-    return said.strip("$ ") if said.count("$") != 1 else said.strip()
+    return _undollared(said)
+
+
+def _undollared(text: str) -> str:
+    """A text without the dollars around all of it, or one at its end that its beginning lost."""
+    text = text.strip()
+    if text.endswith("$") and (text.count("$") == 1 or text.startswith("$") and text.count("$") in (2, 4)):
+        text = text.strip("$ ")
+    return text
 
 
 def _is_plain_number(text: str) -> bool:

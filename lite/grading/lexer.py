@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lite.grading.words import CJK_SCALES, SCALES, SMALL, cjk_number, is_cjk_numeral
+from lite.grading.words import CHANGING, CJK_SCALES, HARMLESS, SCALES, SMALL, UNITS, cjk_number, is_cjk_numeral
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -65,13 +65,21 @@ _NAMES = {  # letters and words that name something
 FUNCTIONS = frozenset(
     "sqrt cbrt frac binom log ln lg exp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh abs".split()
 )
+_ACCENTS = frozenset("overline bar hat vec dot ddot tilde widehat overrightarrow".split())
+_RELATIONS = frozenset(  # that the grammar does not know: what holds one is compared as text
+    "to rightarrow longrightarrow leftarrow Rightarrow implies iff equiv mod pmod bmod parallel perp not sim cong subset"
+    " subseteq notin propto mapsto lim land lor neg forall exists".split()
+)
 _SPELT = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "√": "sqrt"}
 _SPELT |= {"choose": "binom", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _DROPPED = re.compile(  # what only changes how an answer looks
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|thinspace|hfill|hline|rm|bf|it"
     r"|boldsymbol|mathbf|mathbb|mathcal|mathit|bm|angle|triangle|underline|phantom|color\s*\{[^{}]*\}|textcolor\s*\{[^{}]*\}"
-    r"|ensuremath|nonumber|tag\s*\{[^{}]*\}|boxed|fbox)(?![A-Za-z])\.?|\\[!,;:> ()\[\]]|(?<!\\)~|\\\n"
+    r"|ensuremath|nonumber|tag\s*\{[^{}]*\}|boxed|fbox)(?![A-Za-z])\.?|(?<!\\)\\[!,;:> ()\[\]]|(?<!\\)~"
 )
+_LETTER = re.compile(r"\\(?:mathbf|mathbb|mathcal|boldsymbol|vec|bm)\s*\{([A-Za-z])\}")
+_MORE_WORDS = re.compile(r"[ \t]+[A-Za-z]{2,}")
+_PRIMES = re.compile(r"\^\s*\{?((?:\s*\\prime)+)\s*\}?")
 _GAP = r"(?:,|'|[ \u00a0\u2009\u202f~]|\\[,;:! ]|\{,\}|,\\!|\\!,|\{\\,\})"
 _GROUPED = re.compile(rf"(?<![\d.,_^])[1-9]\d{{0,2}}(?:{_GAP}\d{{3}})+(?![\d]|{_GAP}\d|\s*/\s*\d)")
 _INDIAN = re.compile(r"(?<![\d.,])[1-9]\d?(?:,\d{2})+,\d{3}(?![\d,])")
@@ -107,8 +115,9 @@ def lex(answer: str, grouped: bool = True) -> list[Token]:
     for pattern in (_GROUPED if grouped else _SPACED, *([_INDIAN] if grouped else [])):
         text = pattern.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     text = text.replace("{,}", ",").replace("{:}", ":")
+    text = _PRIMES.sub(lambda m: "'" * m[0].count("\\prime"), text)
     text = _RECURRING.sub(_recurring, text)
-    text = _DROPPED.sub(" ", text)
+    text = _DROPPED.sub(" ", _LETTER.sub(r" \1", text))
     return _compose(list(_scan(text)))
 
 
@@ -129,6 +138,7 @@ def _recurring(match: re.Match[str]) -> str:
 
 def _scan(text: str):
     place, spaced, plain_until = 0, False, []  # ends of text commands
+    last = ""  # what was found before
     while place < len(text):
         if plain_until and place >= plain_until[-1]:
             plain_until.pop()
@@ -142,8 +152,10 @@ def _scan(text: str):
             if depth:
                 raise ValueError("an open brace")
             inside = text[opened.end() : end - 1].strip()
-            if re.fullmatch(r"[A-Za-z]", inside) and "mathrm" in opened[0]:
-                yield Token("name", inside, spaced)
+            if "mathrm" in opened[0] and inside.isalpha() and (
+                len(inside) == 1 or inside not in UNITS and _is_product(inside, spaced, last)
+            ):
+                yield from (Token("name", letter, spaced) for letter in inside)
             elif inside in ("i", "e", "d") or not inside.isascii() or not re.fullmatch("[A-Za-z]", inside):
                 plain_until.append(end - 1)
                 place, spaced = opened.end(), True
@@ -158,6 +170,7 @@ def _scan(text: str):
         if kind == "space":
             spaced = True
             continue
+        last, before = found, last
         if kind == "num":
             yield Token("num", Fraction(found), spaced, found)
         elif kind == "command":
@@ -169,7 +182,8 @@ def _scan(text: str):
                 yield Token("env", f"{found[1:]} {name[1]}")
                 place = name.end()
         elif kind == "word":
-            yield from _word(found, spaced, bool(plain_until))
+            in_text = bool(plain_until) or bool(_MORE_WORDS.match(text, place))
+            yield from _word(found, spaced, in_text, before)
         elif found in _NAMES:
             yield Token("name", _NAMES[found], spaced)
         elif found in _SYMBOLS:
@@ -199,15 +213,27 @@ def _command(found: str, spaced: bool):
         yield Token("op", _SYMBOLS[found], spaced)
     elif found in _NAMES:
         yield Token("name", _NAMES[found], spaced)
-    elif name in FUNCTIONS or name in ("overline", "mod", "pmod"):
+    elif name in FUNCTIONS or name in _ACCENTS:
         yield Token("func", name, spaced)
     elif found == "\\\\":
         yield Token("op", "\\\\", spaced)
+    elif found[1:] in _RELATIONS:
+        yield Token("op", found, spaced)
     elif found not in ("\\begin", "\\end"):
         yield Token("name", found, spaced)
 
 
-def _word(found: str, spaced: bool, in_text: bool):
+def _is_product(run: str, spaced: bool, before: str) -> bool:
+    """Whether letters are variables side by side, and not a unit or another word."""
+    after_number = before[-1:].isdigit()
+    if len(run) > 3 or run == "of" or after_number and run.lower() in UNITS:
+        return False
+    if spaced and before.isalpha() and len(before) > 1 or run.lower() in CHANGING | HARMLESS:
+        return False
+    return not (after_number and spaced and set(run.lower()) & set("aeiou"))
+
+
+def _word(found: str, spaced: bool, in_text: bool, before: str):
     """A run of letters: a function, a number word, a word, or a product of variables."""
     low = found.lower()
     name = _SPELT.get(low, low)
@@ -221,6 +247,8 @@ def _word(found: str, spaced: bool, in_text: bool):
         yield Token("small", Fraction(SMALL[low]), spaced)
     elif low in SCALES:
         yield Token("scale", low, spaced)
+    elif not in_text and _is_product(found, spaced, before):
+        yield from (Token("name", letter, spaced and not place) for place, letter in enumerate(found))
     else:
         yield Token("word", found, spaced)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from lite.grading.lexer import Token, lex
+from lite.grading.lexer import FUNCTIONS, Token, lex
 from lite.grading.words import CHANGING, HARMLESS, UNITS
 
 Node = tuple
@@ -28,6 +28,7 @@ _SEPARATORS = {"and", "or", "和", "或"}
 _BRACKETS = {"(": ")]", "[": ")]", "⟨": "⟩"}
 _CALLED = set("fghFGHPE")
 _END = Token("end", "")
+_ENDS = (",", "&", "\\\\", ")", "]", "\\}", "}", "⟩")
 
 
 def parse(answer: str, grouped: bool = True) -> Node:
@@ -122,7 +123,7 @@ class _Parser:
     def unit(self, unit: tuple | None) -> tuple | None:
         """Read what stands behind a value: a unit, which may change nothing but how much of what it is."""
         first, power, compound, start = None, 1, False, self.place
-        while self.next is not _END and not self.sees(",", "\\\\", ")", "]", "\\}", "}"):
+        while self.next is not _END and self.next.kind != "env" and not self.sees(*_ENDS):
             token = self.next
             if token.kind == "word":
                 word = token.value.lower()
@@ -207,7 +208,6 @@ class _Parser:
     def term(self) -> Node:
         node = self.signed_power()
         while True:
-            self.take("&")
             if self.sees("/") and self.peek().kind == "word":
                 return node  # of a unit
             if sign := self.take("*", "/"):
@@ -226,7 +226,9 @@ class _Parser:
     def starts_factor(self) -> bool:
         token = self.next
         if token.kind in ("name", "func"):
-            return not (token.value == "a" and self.peek().kind == "word")
+            return token.value not in ("\\rfloor", "\\rceil") and not (token.value == "a" and self.peek().kind == "word")
+        if token.kind == "num":
+            return self.tokens[self.place - 1].value == ")" and self.peek().value == "^"
         if token.kind == "env":
             return token.value.startswith("begin")
         if token.kind == "op" and token.value in ("(", "[", "{"):
@@ -361,8 +363,6 @@ class _Parser:
                 raise ValueError("an open bracket")
             self.place += 1
             return ("func", name[2:], node)
-        if name.startswith("\\"):
-            raise ValueError(f"{name} is unknown")
         if name[0] in _CALLED and self.sees("("):
             start = self.place
             self.place += 1
@@ -373,12 +373,10 @@ class _Parser:
     def function(self, name: str) -> Node:
         if name in ("frac", "binom"):
             return ("/", self.arg(), self.arg()) if name == "frac" else ("func", "binom", self.arg(), self.arg())
-        if name == "overline":
+        if name not in FUNCTIONS:  # an accent
             start = self.place
             self.arg()
-            return ("name", "overline" + "".join(str(t.value) for t in self.tokens[start : self.place]))
-        if name in ("mod", "pmod"):
-            raise ValueError("a remainder")
+            return ("name", name + "".join(str(t.value) for t in self.tokens[start : self.place]))
         if name in ("sqrt", "cbrt"):
             index = ("num", Fraction(3 if name == "cbrt" else 2))
             if name == "sqrt" and self.take("["):
@@ -426,10 +424,9 @@ class _Parser:
     def environment(self, name: str) -> Node:
         rows, cells = [], []
         matrix = name.endswith(("matrix", "array"))
+        if not matrix:
+            self.tokens = [token for token in self.tokens if token.value != "&"]
         while True:
-            if not matrix:
-                while self.take("&", ","):
-                    pass
             cells.append(self.item())
             self.take(",")
             if self.take("&"):

@@ -29,9 +29,10 @@ class Evaluator:
 
     def values(self, node: Node, digits: int) -> list:
         """The value at every point, a Fraction or an mpmath number. Raises Unknown."""
-        return [self._at(node, point, digits) for point in POINTS]
+        return [self.value(node, point, digits) for point in POINTS]
 
-    def _at(self, node: Node, point: int, digits: int):
+    def value(self, node: Node, point: int, digits: int):
+        """The value at one point. Raises Unknown."""
         key = (id(node), point, digits)
         if key not in self._cache:
             self._kept.append(node)
@@ -46,23 +47,22 @@ class Evaluator:
 
     def same(self, one: Node, other: Node) -> bool:
         """Whether two trees have the same value everywhere. Raises Unknown."""
-        low = list(zip(self.values(one, DIGITS[0]), self.values(other, DIGITS[0]), strict=True))
-        if all(isinstance(a, Fraction) and isinstance(b, Fraction) for a, b in low):
-            return all(a == b for a, b in low)
-        high = zip(self.values(one, DIGITS[1]), self.values(other, DIGITS[1]), strict=True)
-        return all(self._meets(a, b, c, d) for (a, b), (c, d) in zip(low, high, strict=True))
+        return all(self._meet(one, other, point) for point in POINTS)
 
-    def _meets(self, a, b, more_a, more_b) -> bool:
-        """Whether a difference is of rounding: it falls as the digits rise."""
-        if isinstance(more_a, Fraction) and isinstance(more_b, Fraction):
-            return more_a == more_b
+    def _meet(self, one: Node, other: Node, point: int) -> bool:
+        """Whether the values at a point differ by rounding at most: such a difference falls as the digits rise."""
+        a, b = (self.value(node, point, DIGITS[0]) for node in (one, other))
+        if isinstance(a, Fraction) and isinstance(b, Fraction):
+            return a == b
         import mpmath
 
         with mpmath.workdps(DIGITS[1]):
-            gap = abs(_float(more_a) - _float(more_b))
-            if gap <= max(abs(_float(more_a)), abs(_float(more_b))) * mpmath.mpf(10) ** -75:
-                return True
-            return gap < abs(_float(a) - _float(b)) * mpmath.mpf(10) ** -25
+            gap = abs(_float(a) - _float(b))
+            if gap > max(abs(_float(a)), abs(_float(b)), 1) * mpmath.mpf(10) ** -12:
+                return False
+            a, b = (_float(self.value(node, point, DIGITS[1])) for node in (one, other))
+            closer = abs(a - b)
+            return closer <= max(abs(a), abs(b)) * mpmath.mpf(10) ** -75 or closer < gap * mpmath.mpf(10) ** -25
 
     def _spend(self, *values) -> None:
         for value in values:
@@ -84,12 +84,12 @@ class Evaluator:
         if kind not in _ARITHMETIC:
             raise Unknown(f"{kind} is no number")
         if kind == "func":
-            parts = [self._at(part, point, digits) for part in node[2:]]
+            parts = [self.value(part, point, digits) for part in node[2:]]
             if node[2][0] == "°":
                 parts[0] = self._radians(parts[0], digits)
             self._spend(*parts)
             return _function(node[1], parts, digits)
-        parts = [self._at(part, point, digits) for part in node[1:]]
+        parts = [self.value(part, point, digits) for part in node[1:]]
         self._spend(*parts)
         made = _ARITHMETIC[kind](*parts, digits)
         self._spend(made)
@@ -110,7 +110,7 @@ def _symbol(name: str, point: int, digits: int):
         with mpmath.workdps(digits):
             return {"π": +mpmath.pi, "e": +mpmath.e, "i": mpmath.mpc(0, 1)}[name]
     drawn = random.Random(f"{name}/{point}")
-    value = Fraction(drawn.randrange(10**6, 10**8), drawn.randrange(10**6 + 1, 10**7, 2))
+    value = Fraction(drawn.randrange(10**6, 2 * 10**6), drawn.randrange(7 * 10**5 + 1, 2 * 10**6, 2))
     return -value if point == 2 and drawn.random() < 0.7 else value
 
 

@@ -95,8 +95,8 @@ def _units() -> dict[str, tuple[str, Fraction]]:
 UNITS = _units()
 # With one of these the words around a number are more than its unit.
 CHANGING = frozenset(
-    "than less fewer not no never isn't isnt cannot and or to of-x plus minus times over under above below between"
+    "than less fewer not no never isn't isnt cannot and or to plus minus times over under above below between"
     " except without mod squared cubed factorial root least most if unless until either neither nor twice thrice double"
-    " triple half from through versus vs squareroot power greater exceeds up down almost nearly least".split()
+    " triple half from through versus vs squareroot power greater exceeds almost nearly".split()
 ) | {"不", "大于", "小于", "超过", "少于", "多于", "至少", "至多", "不到", "或", "和", "到", "至"}
 HARMLESS = frozenset("about approximately around roughly exactly only just that a an the".split())
