@@ -22,7 +22,7 @@ _SAID = re.compile(  # in linear time, whatever a model repeats
 _STARS = "*" + "".join(filter(str.isspace, map(chr, range(0x3001))))  # of bold text, and white space
 _CLAUSE = re.compile(
     r"[,;:!?—](?!\s*(?:and|or)\b)\s+(?=[A-Za-z]{2,}(?!\s*=))|[!?]+\s*$|\s+\((?=[A-Za-z]{2,}[\s)])"
-    r"|\s+(?:because|since|which|where|so|as|after|when|given|with|making)\b|[，；](?=[\u4e00-\u9fff])"
+    r"|\s+[-–]\s+(?=[A-Za-z]{1,}\s+[A-Za-z]{2,})|\s+(?:because|since|which|where|so|as|after|when|given|with|making)\b|[，；](?=[\u4e00-\u9fff])"
 )
 _LEAD = re.compile(r"[A-Za-z]{2,}[\s']")
 _VALUE = re.compile(rf"[-+]?(?:\\?\$|[€£¥])?\s?\d[\d.,]*|\b(?:{'|'.join(SMALL)})\b", re.IGNORECASE)
@@ -43,7 +43,7 @@ def _boxed(text: str) -> str | None:
         elif opened and (begin := opened.pop()) in boxes and begin > start:
             start, end = begin, place
     bare = list(_BARE_BOX.finditer(text))
-    if bare and bare[-1].start() > end:
+    if bare and bare[-1].start() >= end:
         return bare[-1][1].rstrip(".,")
     return text[start + 1 : end].strip() if start >= 0 else None
 

@@ -196,7 +196,7 @@ def _scan(text: str):
             end = place
             while end < len(text) and "\u3040" <= text[end] <= "\u9fff":
                 end += 1
-            yield from _cjk(text[place - 1 : end], spaced)
+            yield from _cjk(text[place - 1 : end], spaced, before[-1:].isdigit())
             place = end
         elif found.isalpha():
             yield Token("name", found, spaced)
@@ -225,7 +225,7 @@ def _command(found: str, spaced: bool):
 
 def _is_product(run: str, spaced: bool, before: str) -> bool:
     """Whether letters are variables side by side, and not a unit or another word."""
-    after_number = before[-1:].isdigit()
+    after_number = before[-1:].isdigit() or before == "/"
     if len(run) > 3 or run == "of" or after_number and run.lower() in UNITS:
         return False
     if spaced and before.isalpha() and len(before) > 1 or run.lower() in CHANGING | HARMLESS:
@@ -253,13 +253,13 @@ def _word(found: str, spaced: bool, in_text: bool, before: str):
         yield Token("word", found, spaced)
 
 
-def _cjk(run: str, spaced: bool):
+def _cjk(run: str, spaced: bool, after_number: bool):
     """Chinese: numerals and their multipliers are numbers, the rest words."""
     while run:
         size = next((n for n in range(len(run), 0, -1) if cjk_number(run[:n]) is not None), 0)
-        if size and run[0] not in CJK_SCALES:
+        if size and not (after_number and run[0] in CJK_SCALES):
             yield Token("num", Fraction(cjk_number(run[:size])), spaced, "")
-            run, spaced = run[size:], False
+            run, spaced, after_number = run[size:], False, True
         elif run[0] in CJK_SCALES and run[:2] not in ("千克", "千米", "千瓦", "百分"):
             yield Token("scale", run[0], spaced)
             run, spaced = run[1:], False
@@ -283,6 +283,12 @@ def _compose(tokens: list[Token]) -> list[Token]:
         else:
             out.append(token)
         place += 1
+    for place in range(len(out) - 2, 0, -1):  # two and a half
+        if out[place].value == "and" and out[place - 1].kind == "num":
+            size = 2 + (out[place + 1].value == "a")
+            part = out[place + size - 1] if place + size <= len(out) else None
+            if part and part.kind == "num" and not part.digits and part.value < 1:
+                out[place - 1 : place + size] = [Token("num", out[place - 1].value + part.value, out[place - 1].spaced)]
     return out
 
 

@@ -78,6 +78,8 @@ def _units() -> dict[str, tuple[str, Fraction]]:
         "span": "month months=1 year years yr yrs 年=12",
         "volume": "l liter liters litre litres 升=1 ml milliliter milliliters 毫升=1/1000",
         "angle": "° degree degrees deg 度=1",
+        "forenoon": "am=1",
+        "afternoon": "pm=1",
         "share": "% percent 百分=1",
     }
     units = {}
