@@ -172,6 +172,8 @@ def _scan(text: str):
             continue
         last, before = found, last
         if kind == "num":
+            if len(re.split("[eE][+-]?0*", found)[-1]) > 4 and "e" in found.lower():
+                raise ValueError("a number of too many digits")
             yield Token("num", Fraction(found), spaced, found)
         elif kind == "command":
             yield from _command(found, spaced)
@@ -256,7 +258,7 @@ def _word(found: str, spaced: bool, in_text: bool, before: str):
 def _cjk(run: str, spaced: bool, after_number: bool):
     """Chinese: numerals and their multipliers are numbers, the rest words."""
     while run:
-        size = next((n for n in range(len(run), 0, -1) if cjk_number(run[:n]) is not None), 0)
+        size = next((n for n in range(min(len(run), 16), 0, -1) if cjk_number(run[:n]) is not None), 0)
         if size and not (after_number and run[0] in CJK_SCALES):
             yield Token("num", Fraction(cjk_number(run[:size])), spaced, "")
             run, spaced, after_number = run[size:], False, True

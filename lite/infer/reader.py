@@ -123,7 +123,7 @@ class Reader:
         self._enter(phase, rest)
 
     def _read_lead(self) -> None:
-        body = without_lead(b"".join(self._held).decode("utf-8", errors="replace")).encode()
+        body = without_lead(whole(b"".join(self._held)).decode("utf-8", errors="replace")).encode()
         if body.lower().startswith(_OPEN):
             self._enter(Phase.THINK, body[len(_OPEN) :])
         elif self.num_tokens > LEAD_TOKENS or not _OPEN.startswith(body.lower()):
