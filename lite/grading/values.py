@@ -129,8 +129,8 @@ def _floats(action):
 
         with mpmath.workdps(digits):
             made = action(mpmath, *map(_float, parts))
-            if not mpmath.isfinite(made):
-                raise Unknown("not finite")
+            if not mpmath.isfinite(made) or abs(made) > mpmath.mpf(10) ** 50:
+                raise Unknown("too large to be told from its neighbours")
             return made
 
     return done
