@@ -22,7 +22,16 @@ from lite.infer.request import Answer, Ask, Busy, Stream
 class Job:
     """A request on its way: its prompt, who follows its reply, and where the answer goes (see batch.Job)."""
 
-    def __init__(self, ask: Ask, prompt: list[int], controller: Controller, stream: Stream):
+    def __init__(
+        self,
+        ask: Ask,
+        prompt: list[int],
+        controller: Controller,
+        stream: Stream,
+        nudge: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
+        self.nudge = nudge
+        self.allows, self.constrain = controller.allows, controller.constrain
         self.prompt = np.array(prompt, np.int32)
         self.controller, self.stream = controller, stream
         self.ids = controller.ids

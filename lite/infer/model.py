@@ -11,7 +11,8 @@ import llama_cpp
 from lite import gguf_model
 from lite.calibration import of_gguf
 from lite.errors import LiteError
-from lite.infer.controller import Lexicon
+from lite.infer.grammar import Grammar
+from lite.infer.limits import Lexicon
 from lite.llama_build import model_params
 
 
@@ -79,6 +80,10 @@ class Model:
         if count < 0:
             raise LiteError(f"{self.path}: its tokenizer failed on {text[:40]!r}; export it again")
         return ids[:count]
+
+    def grammar(self, text: str) -> Grammar:
+        """A grammar (GBNF) over this vocabulary, at its beginning."""
+        return Grammar(self._vocab, text)
 
     def bytes_of(self, ids: list[int]) -> bytes:
         """The text of token ids, special tokens shown."""
