@@ -35,7 +35,9 @@ class Job(Protocol):
     temperature: float
     top_p: float
     cancelled: bool
-    nudge: tuple[np.ndarray, np.ndarray] | None  # token ids, and what their logits gain at a reply's first place
+    nudge: (
+        tuple[np.ndarray, np.ndarray] | None
+    )  # token ids, and what their logits gain at a reply's first place
 
     def draw(self) -> float:
         """The next number in [0, 1) for a temperature above 0."""

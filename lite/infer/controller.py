@@ -6,11 +6,11 @@ by the model, by force or by the prompt, stays closed; and with a grammar the an
 With a budget of N think tokens the controller may write other tokens than the model proposes:
 - a think span that is still open at N is taken back to the last end of a sentence or a line, where there is one in
   the last part of the budget, and closed; a model that closes it by itself before is not disturbed;
-- a model that was told to give a final answer, and would end, or run out of its allowance for the answer, without
-  one is given the beginning of one, `The answer is \\boxed{`, and writes only what belongs into the box.
+- a model that was told to give a final answer is given the beginning of one, `The answer is \\boxed{`, and writes only
+  what belongs into the box: at once where its thinking was cut (else it thinks on in the answer, or writes blanks),
+  and where it would end, or run out of its allowance for the answer, without one.
 A reply is then never longer than its lead, N, the closing marker and the allowance, and it carries an answer.
-Closing the span and making the model answer is the budget forcing of s1 (arXiv 2501.19393). s1 asks for the answer
-at once; here the model speaks first, and is asked only where it says none.
+This is the budget forcing of s1 (arXiv 2501.19393).
 
 Whatever the limits, a span that repeats itself without end (see lite.infer.loops) is closed, or ends the reply.
 """
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from lite.infer.grammar import Grammar
 
+MAX_BLANK = 4  # bytes before an answer
 WIND_DOWN = 0.2  # the last part of a budget, which may be taken back
 _OPEN, _CLOSE = THINK_OPEN.encode(), THINK_CLOSE.encode()
 
@@ -84,8 +85,14 @@ class Controller:
         if self._forced:
             return True
         piece = self.lexicon.pieces[token]
-        if b">" in piece and not self._is_raw and self._is_misplaced(piece):
-            return False
+        if not self._is_raw:
+            ends = token in self.lexicon.ends
+            if b">" in piece and not ends and self._is_misplaced(piece):
+                return False
+            if self._is_empty_box():
+                return not ends and bool(piece.strip(b" \t\n}"))
+            if not piece.strip() and not ends and self._is_blank_enough():
+                return False
         return self._grammar is None or self._fits(token, piece)
 
     def constrain(self, logits: np.ndarray) -> None:
@@ -157,11 +164,21 @@ class Controller:
             return not closes_unopened or _CLOSE in self.reader.answer
         return phase is Phase.ANSWER and _OPEN in tail[1 - len(_OPEN) :] + piece
 
+    def _is_empty_box(self) -> bool:
+        return self._box_end is not None and self.reader.answer.rstrip().endswith(BOX.encode())
+
+    def _is_blank_enough(self) -> bool:
+        """Whether only blanks of an answer have come: some models that may not think write them without end."""
+        answer = self.reader.answer
+        return self.reader.phase is Phase.ANSWER and len(answer) >= MAX_BLANK and not answer.strip()
+
     def _fits(self, token: int, piece: bytes) -> bool:
         """Whether the grammar lets a token come; before the answer the reply's own form does."""
         phase = self.reader.phase
         if phase is Phase.THINK:  # the answer begins with a token of its own
-            return not (self.reader.closes(piece) and (self.reader.tail + piece).rpartition(_CLOSE)[2].strip())
+            return not (
+                self.reader.closes(piece) and (self.reader.tail + piece).rpartition(_CLOSE)[2].strip()
+            )
         if phase is Phase.LEAD and token not in self.lexicon.ends:
             body = without_lead((self._lead + piece).decode("utf-8", errors="replace"))
             if not body or body.rstrip() == THINK_OPEN:
@@ -236,10 +253,14 @@ class Controller:
         return self._force(self._closing())
 
     def _closing(self) -> str:
-        """What closes the think span here."""
+        """What closes the think span here, and begins the answer where one is promised."""
         begun = self.reader.marker()
         line = "" if begun or self.reader.tail.endswith(b"\n") else "\n"
-        return f"{line}{THINK_CLOSE.removeprefix(begun.decode())}\n\n"
+        closing = f"{line}{THINK_CLOSE.removeprefix(begun.decode())}\n\n"
+        if not self.limits.forced:
+            return closing
+        self._box_end = len(self.lexicon.spell(ASK)) + BOX_TOKENS
+        return closing + ASK
 
     def _asking(self) -> str:
         """What begins a final answer here."""

@@ -29,7 +29,9 @@ def of_schema(schema: dict[str, Any]) -> str:
         raise LiteError(f"a schema of {len(text)} bytes; give {MAX_SCHEMA_BYTES} at most")
     try:
         if _repeats(schema) > MAX_REPEATS:
-            raise LiteError(f"the schema repeats more than {MAX_REPEATS} things; lower its {', '.join(_BOUNDS)}")
+            raise LiteError(
+                f"the schema repeats more than {MAX_REPEATS} things; lower its {', '.join(_BOUNDS)}"
+            )
         grammar = json_schema_to_gbnf(text)
         if _EMPTY_RULE.search(grammar):
             raise ValueError("it allows nothing")

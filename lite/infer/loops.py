@@ -3,7 +3,7 @@
 Every run of GRAM tokens that the span has written twice before counts as repeated; RUN repeated tokens in a row are a
 loop. A sentence said over and over is one after three times and RUN tokens. Text that is saying something new, or says
 something a second time (a draft, then its fair copy), never is. What repeats by its nature may go on four times as
-long: runs without words (numbers, rules, blanks), fenced code, and rows of a table.
+long: runs without words (numbers, rules), fenced code, and rows of a table. Blanks alone may go on for a quarter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from collections import Counter, deque
 
 GRAM = 24  # tokens
 RUN = 192  # repeated tokens in a row
-STRUCTURED = 0.25  # what a repeated token counts in code, tables and text without words
+STRUCTURED, BLANK = (
+    0.25,
+    4.0,
+)  # what a repeated token counts in code, tables and text without words; in blanks
 _WORD = re.compile(rb"[^\W\d_]{3}|[\x80-\xff]{3}")
 _FENCE = re.compile(rb"(?:^|\n)[ \t]*(?:```|~~~)")
 
@@ -44,7 +47,7 @@ class Loops:
         if self._seen[gram] <= 2:
             self._run = 0.0
             return False
-        self._run += STRUCTURED if self._is_structured() else 1.0
+        self._run += self._weight()
         return self._run >= RUN
 
     def _follow(self, piece: bytes) -> None:
@@ -54,7 +57,9 @@ class Loops:
         for line in ended:
             self._in_code ^= bool(_FENCE.match(line))
 
-    def _is_structured(self) -> bool:
-        return (
-            self._in_code or self._line.lstrip().startswith(b"|") or not _WORD.search(b"".join(self._pieces))
-        )
+    def _weight(self) -> float:
+        text = b"".join(self._pieces)
+        if not text.strip():
+            return BLANK
+        in_table = self._line.lstrip().startswith(b"|")
+        return STRUCTURED if self._in_code or in_table or not _WORD.search(text) else 1.0

@@ -56,7 +56,7 @@ ASK = spell("The answer is \\boxed{")
 def run(proposals, budget=None, max_tokens=1000, phase=Phase.LEAD, allowance=ANSWER_TOKENS, **more):
     """Let a model propose token after token, the last one for ever; give the controller and its pieces.
 
-    A token that is not allowed is passed over.
+    For one that is not allowed it proposes the first that is.
     """
     pieces = []
     forced = len(spell("\n\nThe answer is \\boxed{")) + BOX_TOKENS
@@ -65,7 +65,9 @@ def run(proposals, budget=None, max_tokens=1000, phase=Phase.LEAD, allowance=ANS
     proposals = list(proposals)
     while True:
         token = proposals.pop(0) if len(proposals) > 1 else proposals[0]
-        if controller.allows(token) and controller.step(token) is None:
+        if not controller.allows(token):
+            token = next(filter(controller.allows, reversed(PIECES)))
+        if controller.step(token) is None:
             return controller, pieces
 
 
