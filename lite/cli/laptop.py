@@ -55,7 +55,9 @@ InstructionOption = Annotated[
         help="Put this line before the question. Default: the one that a dial was trained with, none without a dial.",
     ),
 ]
-SystemOption = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="A system turn before all.")]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="A system turn before all.")
+]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, help="0: greedy.")]
 NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
@@ -90,7 +92,9 @@ def ask(
     """Ask a GGUF one question. Under a ratio or a token budget; needs no torch."""
     mode = dial_of(ratio, effort, budget, thinking=not no_think)
     if escalate and (mode is not None or no_think or lean):
-        raise LiteError("--escalate chooses the ratio itself; leave --ratio, --effort, --lean and --no-think out")
+        raise LiteError(
+            "--escalate chooses the ratio itself; leave --ratio, --effort, --lean and --no-think out"
+        )
     question = (read_stdin() if question in (None, "-") else question).strip()
     if not question:
         raise LiteError("the question is empty; give it as an argument or on stdin")
@@ -166,7 +170,9 @@ def evaluate_gguf(
     budget: BudgetOption = None,
     lean: Annotated[
         str | None,
-        typer.Option("--lean", metavar="X,...", help="Measure policy with each of these leans, too (see ask)."),
+        typer.Option(
+            "--lean", metavar="X,...", help="Measure policy with each of these leans, too (see ask)."
+        ),
     ] = None,
     samples: Annotated[
         int,
@@ -178,7 +184,9 @@ def evaluate_gguf(
         float | None,
         typer.Option("--temperature", min=0, max=100, help="Default: 0 (greedy); with --samples 0.6."),
     ] = None,
-    top_p: Annotated[float, typer.Option("--top-p", min=0.0, max=1.0, help="Of a temperature above 0.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option("--top-p", min=0.0, max=1.0, help="Of a temperature above 0.")
+    ] = 1.0,
     num: NumOption = None,
     seed: SeedOption = 0,
     max_tokens: Annotated[
@@ -187,7 +195,8 @@ def evaluate_gguf(
     endpoint: EndpointOption = "",
 ) -> None:
     """Measure a GGUF per ratio. Accuracy, think and visible tokens on given problems; needs no torch."""
-    from lite.measure.evaluate import LEAN, Settings, evaluate, modes_of
+    from lite.measure.evaluate import Settings, evaluate
+    from lite.measure.modes import LEAN, modes_of
     from lite.problems import load
 
     leans = [f"{LEAN}{part.strip()}" for part in lean.split(",") if part.strip()] if lean is not None else []
@@ -258,7 +267,9 @@ def serve(
     cors_origin: Annotated[
         list[str] | None,
         typer.Option(
-            "--cors-origin", metavar="ORIGIN", help="Let web pages of https://this.example use it. Repeatable."
+            "--cors-origin",
+            metavar="ORIGIN",
+            help="Let web pages of https://this.example use it. Repeatable.",
         ),
     ] = None,
     instruction: InstructionOption = None,

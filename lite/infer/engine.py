@@ -144,6 +144,7 @@ class Engine:
             raise LiteError(
                 f"budget {ask.budget}: {self.path.name} is recurrent and takes no token back; leave the budget out"
             )
+        self._nudge(ask)
         prompt = self._prompts.build(ask, self.mode(ask))
         if not 0 < len(prompt.ids) < self._context:
             raise Unfit(

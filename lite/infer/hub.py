@@ -42,7 +42,9 @@ def download(name: str) -> Path:
 
 def _choose(name: str, files: list[str], quant: str | None) -> str:
     """The file of a repository that is meant."""
-    ggufs = [file for file in sorted(files) if file.lower().endswith(".gguf") and "mmproj" not in file.lower()]
+    ggufs = [
+        file for file in sorted(files) if file.lower().endswith(".gguf") and "mmproj" not in file.lower()
+    ]
     whole = [file for file in ggufs if not re.search(r"-\d{5}-of-\d{5}\.gguf$", file)]
     for wanted in [quant] if quant else USUAL:
         pattern = re.compile(rf"(?:^|[-._/]){re.escape(wanted)}\.gguf$", re.IGNORECASE)
@@ -51,4 +53,6 @@ def _choose(name: str, files: list[str], quant: str | None) -> str:
     if whole and not quant:
         return whole[0]
     there = ", ".join(whole[:8]) or ("split files only" if ggufs else "no GGUF")
-    raise LiteError(f"{name}: that repository has {there}; name one of its quants, such as {name.partition(':')[0]}:Q8_0")
+    raise LiteError(
+        f"{name}: that repository has {there}; name one of its quants, such as {name.partition(':')[0]}:Q8_0"
+    )

@@ -309,7 +309,9 @@ def test_a_span_that_is_closed_stays_closed(opening, phase, budget, marker):
     assert controller.reader.think_tokens <= (budget or 1000)
 
 
-@pytest.mark.parametrize("loop", [" two", " two plus three is five.", "So two\n", "a<b ", " 3 plus 3 is 3 .\n\n"])
+@pytest.mark.parametrize(
+    "loop", [" two", " two plus three is five.", "So two\n", "a<b ", " 3 plus 3 is 3 .\n\n"]
+)
 @pytest.mark.parametrize("budget", [None, 2000])
 def test_a_loop_is_left(loop, budget):
     ids = spell(loop)
@@ -318,7 +320,9 @@ def test_a_loop_is_left(loop, budget):
     assert controller.stop == "loop" and controller.reader.phase is Phase.ANSWER
     assert len(controller.ids) < 1700 and "</think>" in text(controller)
     assert 192 <= len(spell(thought)) < 900  # the answer begins to loop, too
-    assert (final_answer(shown(pieces)) is not None) == (budget is not None)  # asked for where one is promised
+    assert (final_answer(shown(pieces)) is not None) == (
+        budget is not None
+    )  # asked for where one is promised
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,12 @@ def test_prompt_equals_encode_prompt(engine):
 def test_base_prompt(tmp_path):
     with Engine(write_tiny_gguf(tmp_path / "base.gguf", dial=False), num_threads=1) as base:
         assert not base.has_dial and base.mode(question("x", None)) == BASE
-        for asked, before in ((None, ""), ("", ""), (INSTRUCTION, f"{INSTRUCTION}\n"), ("Be brief.", "Be brief.\n")):
+        for asked, before in (
+            (None, ""),
+            ("", ""),
+            (INSTRUCTION, f"{INSTRUCTION}\n"),
+            ("Be brief.", "Be brief.\n"),
+        ):
             prompt = base.prompt(question(" How many? ", BASE, instruction=asked))  # a prompt is its user's
             expected = f"<|im_start|>user\n{before} How many? <|im_end|>\n<|im_start|>assistant\n"
             assert text_of(base, prompt.ids) == expected and prompt.asks == (asked == INSTRUCTION)

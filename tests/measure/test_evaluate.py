@@ -37,7 +37,7 @@ def base(tmp_path_factory):
 
 
 def test_evaluate_measures_the_full_mode_even_when_not_asked(dial, tmp_path):
-    made = evaluate(dial, PROBLEMS, ["policy", "0.2"], tmp_path, max_tokens=20)
+    made = evaluate(dial, PROBLEMS, ["policy", "0.2"], tmp_path, Settings(max_tokens=20))
     assert [row["mode"] for row in made["rows"]] == ["0.2", "1.0", "policy"]
     assert made["model"] == "dial.gguf" and made["sha256"] == sha256(dial)
     assert made["seed"] == 0 and "python" in made["versions"] and made["command"]
@@ -47,16 +47,16 @@ def test_evaluate_measures_the_full_mode_even_when_not_asked(dial, tmp_path):
 
 
 def test_a_model_without_a_dial(base, tmp_path):
-    made = evaluate(base, PROBLEMS, ["base"], tmp_path / "out", max_tokens=20)
+    made = evaluate(base, PROBLEMS, ["base"], tmp_path / "out", Settings(max_tokens=20))
     assert [row["mode"] for row in made["rows"]] == ["base"] and made["rows"][0]["act_ratio"] is None
     with pytest.raises(LiteError, match="no dial"):
-        evaluate(base, PROBLEMS, ["base", "0.2"], tmp_path / "other", max_tokens=20)
+        evaluate(base, PROBLEMS, ["base", "0.2"], tmp_path / "other", Settings(max_tokens=20))
     assert not (tmp_path / "other").exists()
 
 
 def test_no_problems(dial, tmp_path):
     with pytest.raises(LiteError, match="no problems"):
-        evaluate(dial, [], ["0.2"], tmp_path, max_tokens=20)
+        evaluate(dial, [], ["0.2"], tmp_path, Settings(max_tokens=20))
 
 
 def test_a_question_that_is_too_long_is_named(dial, tmp_path):
@@ -64,7 +64,7 @@ def test_a_question_that_is_too_long_is_named(dial, tmp_path):
     with pytest.raises(
         LiteError, match="problem the long one: a prompt of .* leaves no room in 512; shorten"
     ):
-        evaluate(dial, problems, ["0.2"], tmp_path, max_tokens=20)
+        evaluate(dial, problems, ["0.2"], tmp_path, Settings(max_tokens=20))
 
 
 def reply(text, stop="eos", think_tokens=0):
@@ -95,7 +95,7 @@ def test_grading_of_replies():
 
 
 def test_a_budget(dial, tmp_path):
-    made = evaluate(dial, PROBLEMS, [None], tmp_path, max_tokens=200, budget=30)
+    made = evaluate(dial, PROBLEMS, [None], tmp_path, Settings(max_tokens=200, budget=30))
     (row,) = made["rows"]
     assert row["mode"] == "policy"  # this GGUF carries no calibration
     assert row["act_ratio"] is None and made["settings"]["budget"] == 30 and row["cut"] == 0

@@ -83,7 +83,7 @@ class Dial:
         self._budgets: dict[str, int] = {}
         self._switches: dict[str, bool] = {}
         self._shown: dict[str, Any] = {}
-        self._read(fields, "")
+        self._read(fields, DialFields, "")
         self.ratio = self._one(self._ratios)
         budget = self._one(self._budgets)
         self.budget = budget if budget and budget > 0 else None
@@ -91,14 +91,14 @@ class Dial:
         self.ratio_field = next(iter(self._ratios), None)
         self.budget_field = next(iter(self._budgets), "thinking_budget")
 
-    def _read(self, fields: BaseModel, path: str) -> None:
-        for name in type(fields).model_fields:
+    def _read(self, fields: BaseModel, kind: type[BaseModel], path: str) -> None:
+        for name in kind.model_fields:
             value, where = getattr(fields, name), path + name
             if value is None:
                 continue
             self._shown[where] = value
             if isinstance(value, BaseModel):
-                self._read(value, f"{where}.")
+                self._read(value, type(value), f"{where}.")
             elif name == "comp_ratio":
                 self._ratios[where] = _percent(where, value)
             elif isinstance(value, bool) and name in ("think", "enable_thinking", "thinking", "enabled"):
