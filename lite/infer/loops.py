@@ -17,7 +17,7 @@ STRUCTURED, BLANK = (
     0.25,
     4.0,
 )  # what a repeated token counts in code, tables and text without words; in blanks
-_WORD = re.compile(rb"[^\W\d_]{3}|[\x80-\xff]{3}")
+_WORD = re.compile(rb"[^\W\d_]{2}|[\x80-\xff]{3}")
 _FENCE = re.compile(rb"(?:^|\n)[ \t]*(?:```|~~~)")
 
 

@@ -177,7 +177,9 @@ def budgets(gguf: Path, num: int, max_tokens: int, threads: int) -> list[dict]:
     rows = []
     with Engine(gguf, batch_size=SLOTS, num_threads=threads) as engine:
 
-        def asked(turns: tuple[Message, ...], mode: str | None, temperature: float, budget: int | None) -> list:
+        def asked(
+            turns: tuple[Message, ...], mode: str | None, temperature: float, budget: int | None
+        ) -> list:
             asks = [
                 replace(
                     question(p.question, mode, budget=budget, max_tokens=max_tokens),

@@ -119,7 +119,12 @@ def test_messages():
         Message("user", "a\nb"),
     )
     assert call(messages=history).ask.messages == expected
-    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "4"}]}
+    thought = {
+        "type": "reasoning",
+        "id": "rs_1",
+        "summary": [],
+        "content": [{"type": "reasoning_text", "text": "4"}],
+    }
     said = {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant"}
     said["content"] = [{"type": "output_text", "text": "4", "annotations": [], "logprobs": []}]
     last = {"role": "user", "content": [{"type": "input_text", "text": "a\nb"}]}
@@ -137,7 +142,10 @@ def test_harmless_and_neutral_fields_pass():
 
 
 def test_json():
-    of_any, of_schema = call(response_format={"type": "json_object"}).ask, call(response_format=JSON_SCHEMA).ask
+    of_any, of_schema = (
+        call(response_format={"type": "json_object"}).ask,
+        call(response_format=JSON_SCHEMA).ask,
+    )
     assert "root ::= object" in of_any.grammar and "answer" in of_schema.grammar
     flat = {"type": "json_schema", "name": "x", "schema": OBJECT, "strict": True}
     assert respond(text={"format": flat}).ask.grammar == of_schema.grammar
@@ -166,14 +174,22 @@ def _schema(schema):
         ({"comp_ratio": True}, "comp_ratio true", "comp_ratio"),
         ({"comp_ratio": [20]}, "comp_ratio [20]", "comp_ratio"),
         ({"chat_template_kwargs": {"comp_ratio": 30}}, "use one of 20", "chat_template_kwargs.comp_ratio"),
-        ({"reasoning_effort": "huge"}, 'reasoning_effort "huge": use one of none, off, min', "reasoning_effort"),
+        (
+            {"reasoning_effort": "huge"},
+            'reasoning_effort "huge": use one of none, off, min',
+            "reasoning_effort",
+        ),
         ({"reasoning": {"effort": "huge"}}, "use one of none", "reasoning.effort"),
         ({"reasoning_effort": ["low"]}, 'reasoning_effort ["low"]', "reasoning_effort"),
         ({"comp_ratio": 40, "reasoning_effort": "low"}, "disagree; give one", "reasoning_effort"),
         ({"thinking_budget": 9, "reasoning_effort": "none"}, "disagree; give one", "reasoning_effort"),
         ({"thinking_budget": 9, "reasoning": {"max_tokens": 8}}, "disagree", "reasoning.max_tokens"),
         ({"thinking_budget": -1, "reasoning_budget": 8}, "disagree", "reasoning_budget"),
-        ({"think": True, "enable_thinking": False}, "think true and enable_thinking false", "enable_thinking"),
+        (
+            {"think": True, "enable_thinking": False},
+            "think true and enable_thinking false",
+            "enable_thinking",
+        ),
         ({"thinking_budget": 0, "think": True}, "disagree", "think"),
         ({"thinking_budget": -2}, "greater than or equal to -1", "thinking_budget"),
         ({"thinking_budget": 9.0}, "thinking_budget 9.0: input should be a valid integer", "thinking_budget"),
@@ -366,5 +382,7 @@ def test_responses_have_items():
     assert found[-1]["response"] | {"output": []} == whole | {"output": []}
     texts = [(each["type"], each["content"][0]["text"]) for each in whole["output"]]
     assert texts == [("reasoning", "1+1=2"), ("message", "It is 2.")]
-    assert [each["content"] for each in found[-1]["response"]["output"]] == [each["content"] for each in whole["output"]]
+    assert [each["content"] for each in found[-1]["response"]["output"]] == [
+        each["content"] for each in whole["output"]
+    ]
     assert writer.frame(found[0]).startswith(b"event: response.created\ndata: {")

@@ -173,7 +173,10 @@ def test_dns_rebinding(host, status):
 def test_pages_of_other_origins():
     """Only those that are named may read a reply; a key is still asked for, but not of a preflight."""
     with running(FakeEngine(), key="secret", cors_origins=["https://chat.example"]) as server:
-        for origin, allowed in (("https://chat.example", "https://chat.example"), ("https://evil.example", None)):
+        for origin, allowed in (
+            ("https://chat.example", "https://chat.example"),
+            ("https://evil.example", None),
+        ):
             asks = {"Origin": origin, "Access-Control-Request-Method": "POST"}
             asks["Access-Control-Request-Headers"] = "authorization, content-type"
             status, headers, _ = send(server.url, body=None, headers=asks, method="OPTIONS")
