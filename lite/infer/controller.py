@@ -28,7 +28,7 @@ from lite.infer.reader import Phase, Reader, unfinished
 from lite.infer.request import Piece, Stop
 from lite.infer.stops import Stops
 from lite.infer.verbatim import Verbatim
-from lite.tokens import THINK_CLOSE, THINK_OPEN, without_lead
+from lite.tokens import THINK_CLOSE, THINK_OPEN, strip_control, without_lead
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +90,7 @@ class Controller:
             if b">" in piece and not ends and self._is_misplaced(piece):
                 return False
             if self._is_empty_box():
-                return not ends and bool(piece.strip(b" \t\n}"))
+                return not ends and bool(strip_control(piece.decode(errors="replace")).strip(" \t\n}"))
             if not piece.strip() and not ends and self._is_blank_enough():
                 return False
         return self._grammar is None or self._fits(token, piece)

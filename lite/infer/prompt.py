@@ -80,7 +80,8 @@ class Prompts:
             return Prompt(self._continue(ask.prompt), "", Phase.ANSWER)
         _check_messages(ask.messages)
         roles = tuple(message.role for message in ask.messages)
-        shape = self._shape(mode, ask.thinking, roles)
+        thinking = ask.thinking and ask.budget != 0
+        shape = self._shape(mode, thinking, roles)
         instruction = ask.instruction if ask.instruction is not None else INSTRUCTION if self.has_dial else ""
         ids = list(self.model.tokenise(shape.parts[0], special=True))
         last = len(roles) - 1
@@ -94,13 +95,13 @@ class Prompts:
         lead, phase = shape.lead, Phase.LEAD
         if lead.endswith(THINK_CLOSE + "\n\n"):
             phase = Phase.ANSWER
-        elif not ask.thinking and self.knows_think:
+        elif not thinking and self.knows_think:
             closing = f"\n{THINK_CLOSE}\n\n" if lead else f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n"
             ids += self.model.tokenise(closing, special=True)
             lead, phase = lead + closing, Phase.ANSWER
         elif lead:
             phase = Phase.THINK
-        elif not ask.thinking or (ask.grammar and not self.knows_think):
+        elif not thinking or (ask.grammar and not self.knows_think):
             phase = Phase.ANSWER
         return Prompt(ids, lead, phase, asks="\\boxed" in instruction)
 
