@@ -188,6 +188,7 @@ class Controller:
     def _leave_loop(self, token: int) -> int | None:
         """The span repeats itself: close it, or make an end of the reply."""
         self._looped = True
+        self._loops.reset()
         if self.reader.phase is Phase.THINK:
             self._forced.extend(self.lexicon.spell(self._closing()))
             return token

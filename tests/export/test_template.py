@@ -77,11 +77,15 @@ def test_a_span_that_the_base_template_opens_is_closed(breaks):
     own += "{% if add_generation_prompt and not ns.is_tool %}{{'<A><think>" + breaks + "'}}{% endif %}"
     formatter = Jinja2ChatFormatter(dial_template("{% set ns = namespace(is_tool=false) %}" + own), "", "")
     on, off = (
-        formatter(messages=[{"role": "user", "content": "one"}], comp_ratio=20, enable_thinking=thinking).prompt
+        formatter(
+            messages=[{"role": "user", "content": "one"}], comp_ratio=20, enable_thinking=thinking
+        ).prompt
         for thinking in (True, False)
     )
     assert on.endswith("<COMP_20><A><think>" + breaks.replace("\\n", "\n"))
-    assert off.startswith(on) and off.endswith("<A>" + NO_THINKING if len(breaks) < 4 else "\n\n\n</think>\n\n")
+    assert off.startswith(on) and off.endswith(
+        "<A>" + NO_THINKING if len(breaks) < 4 else "\n\n\n</think>\n\n"
+    )
 
 
 def test_a_base_template_with_the_switch_keeps_its_own():

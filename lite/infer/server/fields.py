@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -88,7 +88,7 @@ class Part(Strict):
     logprobs: list[Any] | None = None
 
 
-Text = str | list[Part]
+Text = str | Annotated[list[Part], Field(fail_fast=True)]
 
 
 class Turn(Strict):
@@ -133,7 +133,7 @@ class Sampling(Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(fail_fast=True)] | None = None
     max_tokens: Annotated[int, Field(ge=-1)] | None = None
 
 
@@ -147,7 +147,7 @@ class ThinkingRequest(DialFields, Sampling):
 class ChatRequest(ThinkingRequest):
     """`/v1/chat/completions`."""
 
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_completion_tokens: Annotated[int, Field(ge=-1)] | None = None
     response_format: Format | None = None
 
@@ -160,16 +160,20 @@ class TextOptions(Strict):
 class ResponsesRequest(ThinkingRequest):
     """`/v1/responses`."""
 
-    input: str | Annotated[list[Turn | Thought], Field(min_length=1, max_length=MAX_MESSAGES)]
+    input: str | Annotated[list[Turn | Thought], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=-1)] | None = None
     text: TextOptions | None = None
 
 
+Item = TypeVar("Item")
+Many = Annotated[list[Item], Field(fail_fast=True)]  # its first fault is enough
+
+
 class CompletionRequest(Sampling):
     """`/v1/completions`: a text, or its tokens, that goes on as it is."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Many[str] | Many[int] | Annotated[list[Many[int]], Field(fail_fast=True)]
 
 
 def text_of(content: Text) -> str:
