@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny_gguf import write_tiny_gguf
 
+from lite.cli.app import mode_of
 from lite.errors import LiteError
 from lite.infer.request import Answer
 from lite.measure import evaluate as module
 from lite.measure.evaluate import Settings, evaluate, grade, measure
+from lite.measure.modes import modes_of
 from lite.provenance import sha256
 from lite.recipe import parse
 from lite.records import Problem, write_records
@@ -100,6 +103,33 @@ def test_a_budget(dial, tmp_path):
     assert row["mode"] == "policy"  # this GGUF carries no calibration
     assert row["act_ratio"] is None and made["settings"]["budget"] == 30 and row["cut"] == 0
     assert "thinking held to 30." in (tmp_path / "report.md").read_text()
+
+
+def test_thinking_off_caps_and_leans(dial, tmp_path):
+    modes = modes_of(["none", "cap:8", "cap:16", "lean:-100", "lean:100", "0.2"], mode_of)
+    made = evaluate(dial, PROBLEMS, modes, tmp_path, Settings(max_tokens=150))
+    rows = {row["mode"]: row for row in made["rows"]}
+    assert [*rows] == ["none", "0.2", "1.0", "cap:8", "cap:16", "lean:-100", "lean:100"]
+    assert rows["none"]["think_tokens"] == 0 and rows["cap:8"]["think_tokens"] <= 8
+    assert rows["lean:100"]["chosen_ratios"]["1.0"] == 7 and not rows["lean:-100"]["chosen_ratios"]["1.0"]
+    assert all(row["markers"] == 0 and row["visible_tokens"] <= row["total_tokens"] for row in rows.values())
+    for wrong in ("cap:", "cap:x", "lean:nan", "lean:1000", "0.3", "../x"):
+        with pytest.raises(LiteError):
+            modes_of([wrong], mode_of)
+
+
+def test_samples(dial, tmp_path):
+    with pytest.raises(LiteError, match="--samples 3: greedy replies are all alike"):
+        evaluate(dial, PROBLEMS, ["0.2"], tmp_path, Settings(max_tokens=9, samples=3))
+    settings = Settings(max_tokens=9, samples=3, temperature=1.0)
+    made = evaluate(dial, PROBLEMS, ["1.0"], tmp_path / "three", settings)
+    (row,) = made["rows"]
+    assert row["num_problems"] == 7 and len(row["vote"]) == len(row["accuracy_by_seed"]) == 3
+    replies = [json.loads(line) for line in (tmp_path / "three" / "replies-1.0.jsonl").open()]
+    assert len({reply["text"] for reply in replies}) > 14  # each has draws of its own
+    single = evaluate(dial, PROBLEMS, ["1.0"], tmp_path / "one", replace(settings, samples=1))
+    first = [json.loads(line)["text"] for line in (tmp_path / "one" / "replies-1.0.jsonl").open()]
+    assert first == [reply["text"] for reply in replies if reply["sample"] == 0] and single["rows"]
 
 
 def test_finished_modes_are_not_run_again(dial, tmp_path, monkeypatch):
