@@ -140,6 +140,12 @@ def without_opened_think(template: str) -> str:
     return _OPENED_THINK.sub("", template)
 
 
+def opened_think(template: str) -> str | None:
+    """The line breaks behind the `<think>` that a template's generation prompt opens; None where it opens none."""
+    found = _OPENED_THINK.search(template)
+    return found[0].removeprefix(THINK_OPEN).replace("\\n", "\n") if found else None
+
+
 def strip_control(text: str) -> str:
     """Remove control tokens from a text, for display."""
     return _CONTROL.sub("", text)

@@ -10,14 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from lite.eval.modes import CAP, LEAN, OFF
 from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
 
 LOOKS = {  # colour, marker
     BASE: ("#555555", "s"),
     SFT_POLICY: ("#d98200", "D"),
     POLICY: ("#c1121f", "*"),
+    OFF: ("#7b2d8b", "P"),
 }
 DIAL_LOOK = ("#1d6fb8", "o")
+CAP_LOOK, LEAN_LOOK = ("#2e7d32", "v"), ("#c1121f", ".")
 # Where a label may stand around its point, in points, nearest first.
 PLACES = [
     (side * across, up)
@@ -36,7 +39,7 @@ def plot(rows: Sequence[Mapping[str, Any]], title: str, file: IO[bytes]) -> None
     axes = figure.add_subplot()
     points = {}
     for row in rows:
-        colour, marker = LOOKS.get(row["mode"], DIAL_LOOK)
+        colour, marker = _look(row["mode"])
         x, y = row["think_tokens"], 100 * row["accuracy"]
         low, high = (100 * bound for bound in row["accuracy_ci95"])
         few, many = row["think_tokens_ci95"]
@@ -62,6 +65,11 @@ def plot(rows: Sequence[Mapping[str, Any]], title: str, file: IO[bytes]) -> None
     canvas.print_png(file)
 
 
+def _look(mode: str) -> tuple[str, str]:
+    kinds = {CAP: CAP_LOOK, LEAN: LEAN_LOOK}
+    return next((look for kind, look in kinds.items() if mode.startswith(kind)), LOOKS.get(mode, DIAL_LOOK))
+
+
 def _label(axes: Any, points: Mapping[str, tuple[float, float]], renderer: Any) -> None:
     """Name every point where its label covers no marker and no other label, nearest place first."""
     scale = axes.figure.dpi / 72
@@ -71,7 +79,7 @@ def _label(axes: Any, points: Mapping[str, tuple[float, float]], renderer: Any) 
     ]
     inside = axes.get_window_extent(renderer)
     for mode, point in points.items():
-        colour = LOOKS.get(mode, DIAL_LOOK)[0]
+        colour = _look(mode)[0]
         label = axes.annotate(
             mode, point, xytext=(0, 0), textcoords="offset points", ha="center", va="center", fontsize=9,
             color=colour, fontweight="bold" if mode == POLICY else "normal", zorder=4,

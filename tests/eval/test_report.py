@@ -67,6 +67,35 @@ def test_only_policy_modes_have_a_histogram_and_no_full_means_no_ratio():
     assert "chosen_ratios" in report.row("sft-policy", SFT, {})
 
 
+def sampled(id, answers, gold, tokens):
+    return [
+        Graded(
+            id, 0.2, answer == gold, tokens, 2 * tokens, False, "eos", 1.0, "", 3, sample == 0, answer, sample
+        )
+        for sample, answer in enumerate(answers)
+    ]
+
+
+def test_samples_and_their_vote_by_hand(tmp_path):
+    """Two of three right, none right, and a tie that goes to the first; equal answers are one: 7 is 7.0."""
+    short = sampled("a", ["7", "8", "7.0"], "7", 10) + sampled("b", ["1", None, "2"], "3", 20)
+    long = sampled("a", ["8", "8", "7"], "7", 45) + sampled("b", ["3", "3", "1"], "3", 60)
+    made = whole_report({"lean:-1": short, "1.0": long}, None)
+    row, other = made["rows"]
+    assert (row["num_problems"], row["think_tokens"], row["total_tokens"]) == (2, 15, 30)
+    assert (row["visible_tokens"], row["markers"], row["longest_reply"]) == (3, 2, 40)
+    assert row["accuracy"] == pytest.approx(1 / 6) and row["accuracy_by_seed"] == [0.5, 0, 0]
+    assert [vote["accuracy"] for vote in row["vote"]] == [0.5, 0.5, 0.5] and row["chosen_ratios"]["0.2"] == 6
+    assert [vote["total_tokens"] for vote in row["vote"]] == [30, 60, 90]
+    report.write(made, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "Majority vote within 105 tokens a problem: lean:-1 50.0% (3 replies, 90 tokens), 1.0 50.0% (1"
+        in text
+    )
+    assert "lean:-1: over 3 seeds accuracy lies in 0.0% to 50.0%." in text
+
+
 def test_compare_by_hand_joins_by_id():
     found = report.compare(POLICY, SFT[::-1])
     # Differences: -30, -10, 0, +20 of 185; correct: d was lost.
