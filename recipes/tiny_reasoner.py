@@ -26,6 +26,7 @@ import argparse
 import copy
 import random
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from lite import grading, tokens
+from lite.decode import decode
 from lite.quickstart import world
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
@@ -55,11 +57,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     rng = random.Random("tokenizer")
 
     def texts():
-        for index in range(6000):
-            story = world.tell(rng, index % world.MAX_STEPS + 1)
-            yield tokens.user_text(story.question)
-            yield tokens.write_reply(None, world.wordy(rng, story), world.visible(story))
-            yield world.terse(rng, story)
+        for _ in range(6000):
+            task = world.tell(rng)
+            yield tokens.user_text(task.question)
+            yield tokens.write_reply(None, world.wordy(rng, task), world.visible(task))
+            yield world.terse(rng, task)
             yield "user\nassistant\nsystem\n"
 
     bpe = Tokenizer(models.BPE())
@@ -134,19 +136,21 @@ class Muon(torch.optim.Optimizer):
 
 def draw(tokenizer, rng: random.Random, wordy_share: float) -> tuple[list[int], list[int]]:
     """One training text as (prompt ids, ids to learn)."""
-    story = world.tell(rng, rng.randint(1, world.MAX_STEPS))
-    if world.is_held_out(story.question):
+    task = world.tell(
+        rng, rng.choice((None, rng.choice(world.KINDS)))
+    )  # more of the hard kinds than problems have
+    if world.is_held_out(task.question):
         return draw(tokenizer, rng, wordy_share)
     if rng.random() < wordy_share:
-        question, think = story.question, world.wordy(rng, story)
+        question, think = task.question, world.wordy(rng, task)
         if rng.random() < 0.4:
             request, share = rng.choice(list(world.REQUESTS.items()))
-            question, think = f"{question} {request}", world.notes(rng, story, share, 1.0)
+            question, think = f"{question} {request}", world.notes(rng, task, share, 1.0)
         prompt = tokens.encode_prompt(tokenizer, question, tokens.BASE)
-        reply = tokens.write_reply(None, think, world.visible(story)) + END
+        reply = tokens.write_reply(None, think, world.visible(task)) + END
     else:
-        prompt = tokenizer.encode(story.question + "\n", add_special_tokens=False)
-        reply = world.terse(rng, story) + PAD
+        prompt = tokenizer.encode(task.question + "\n", add_special_tokens=False)
+        reply = world.terse(rng, task) + PAD
     return prompt, tokenizer.encode(reply, add_special_tokens=False)
 
 
@@ -181,8 +185,8 @@ class Texts(torch.utils.data.IterableDataset):
 
 
 @torch.no_grad()
-def accuracy(model, tokenizer, num: int, seed: int, terse: bool = False) -> float:
-    """Greedy accuracy on `num` held-out problems, wordy in the chat form or terse in plain text."""
+def accuracy(model, tokenizer, num: int, seed: int, terse: bool = False) -> dict[str, float]:
+    """Greedy accuracy on `num` held-out problems, of all and by kind: wordy in the chat form or terse in plain text."""
     model.eval()
     unseen = list(world.problems(num, seed))
     prompts = [
@@ -191,25 +195,16 @@ def accuracy(model, tokenizer, num: int, seed: int, terse: bool = False) -> floa
         else tokens.encode_prompt(tokenizer, problem.question, tokens.BASE)
         for problem in unseen
     ]
-    width = max(map(len, prompts))
     pad = tokenizer.pad_token_id
-    inputs = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-    stops = [tokenizer.eos_token_id, pad]
-    outputs = model.generate(
-        inputs.to(DEVICE),
-        attention_mask=mask.to(DEVICE),
-        max_new_tokens=150 if terse else 520,
-        do_sample=False,
-        eos_token_id=stops,
-    )
-    replies = tokenizer.batch_decode(outputs[:, width:], skip_special_tokens=True)
+    outputs = decode(model, prompts, pad, [tokenizer.eos_token_id, pad], 150 if terse else 320, 0.0, 1.0)
+    right = defaultdict(list)
+    for ids, problem in zip(outputs.tolist(), unseen, strict=True):
+        ids = ids[: next((i for i, id in enumerate(ids) if id in (tokenizer.eos_token_id, pad)), len(ids))]
+        visible = tokens.parse_reply(tokenizer.decode(ids)).visible
+        for group in ("all", problem.kind):
+            right[group].append(grading.is_correct(visible, problem.answer))
     model.train()
-    right = [
-        grading.is_correct(tokens.parse_reply(reply).visible, p.answer)
-        for reply, p in zip(replies, unseen, strict=True)
-    ]
-    return sum(right) / num
+    return {group: round(sum(found) / len(found), 3) for group, found in right.items()}
 
 
 def save(model, tokenizer, folder: Path) -> Qwen3ForCausalLM:
@@ -223,7 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
     parser.add_argument("--start", type=Path, help="go on from the weights in this folder")
-    parser.add_argument("--steps", type=int, default=2000, help="all training steps")
+    parser.add_argument("--steps", type=int, default=1600, help="all training steps")
     parser.add_argument(
         "--terse-steps", type=int, default=600, help="the first of them, on terse texts alone"
     )
@@ -271,14 +266,14 @@ def main() -> None:
                 f"step {step} loss {loss.item():.4f} {seen / seconds:.0f} tokens/s {seconds:.0f} s",
                 flush=True,
             )
-        if step % 500 == 499:
-            score = accuracy(model, tokenizer, 120, 1_000_000, step < options.terse_steps)
-            print(f"step {step} accuracy {score:.3f}", flush=True)
+        if step % 250 == 249:
+            score = accuracy(model, tokenizer, 200, 1_000_000, step < options.terse_steps)
+            print(f"step {step} accuracy {score}", flush=True)
             save(model, tokenizer, options.out)
     model = save(model, tokenizer, options.out)
     for terse in (False, True):
         score = accuracy(model, tokenizer, 600, 1_000_001, terse)
-        print(f"accuracy on 600 held-out problems, {'terse' if terse else 'wordy'}: {score:.3f}")
+        print(f"accuracy on 600 held-out problems, {'terse' if terse else 'wordy'}: {score}")
 
 
 if __name__ == "__main__":
