@@ -221,6 +221,10 @@ class Chrpo(Section):
     use_ctrl: bool = True  # R_ctrl: the same, credited to the first output token only
     use_cal: bool = True  # R_cal: the realised ratio lands on the chosen one
     use_empty: bool = True  # R_empty: no reply without a think block
+    correct_only: bool = False  # R_mode and R_cal for correct rollouts alone, one R_ctrl for all wrong ones
+    length_penalty: NotNegative = (
+        0.0  # cost of a correct reply at full length; a rival's reward, not the method's
+    )
     w_acc: NotNegative = 0.6  # weight of R_acc (+1 / -1); NF
     w_cal: NotNegative = 0.2  # weight of R_cal; NF
     w_ctrl: NotNegative = 1.0  # weight of the control loss; NF

@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from lite import backend, grading, ranks, tokens
 from lite.errors import LiteError
+from lite.progress import console
 from lite.recipe import Chrpo
 from lite.records import Journal, TeacherRatio, read_records, write_records
 from lite.stages import Run
@@ -29,12 +30,18 @@ from lite.train import checkpoints, rewards
 
 FULL = tokens.RATIOS[-1]
 DRIFT_STEPS = 20  # newest steps with a prompt of 1.0; they say how long its replies are
+COLLAPSE_STEPS = 10  # newest steps that the detector of a collapsed choice looks at
+COLLAPSED, SPREAD = (
+    0.95,
+    0.8,
+)  # of the choices on one ratio; and of the problems, where more have one r* it is none
 
 
 @dataclass(frozen=True, slots=True)
 class StepRewards:
     """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led.
 
+    `chosen_by_teacher` counts them by r*, and `entropy` (nats) is that of `chosen`: 0 where all choose alike.
     `realised_by_mode` are the mean realised ratios of the prompts of fixed ratios: over the model's current length at
     1.0, and at 1.0 over the probe's.
     """
@@ -49,7 +56,9 @@ class StepRewards:
     accuracy: float
     think_tokens: float
     realised: float
+    entropy: float = 0.0
     chosen: dict[str, int] = field(default_factory=dict)
+    chosen_by_teacher: dict[str, dict[str, int]] = field(default_factory=dict)
     realised_by_mode: dict[str, float] = field(default_factory=dict)
 
 
@@ -84,9 +93,13 @@ def summarise(
 ) -> StepRewards:
     """One line of rewards.jsonl."""
     fixed = defaultdict(list)
+    by_teacher: dict[str, Counter[str]] = defaultdict(Counter)
     for rollout in rollouts:
         if rollout.asked is not None:
             fixed[rollout.asked].append(rollout.realised)
+        else:
+            by_teacher[str(rollout.teacher)]["none" if rollout.chosen is None else str(rollout.chosen)] += 1
+    chosen = sum(by_teacher.values(), Counter())
     means = {
         name: round(fmean(getattr(term, name) for term in terms), 4) for name in rewards.Rewards.__slots__
     }
@@ -96,14 +109,40 @@ def summarise(
         accuracy=round(fmean(rollout.correct for rollout in rollouts), 4),
         think_tokens=round(fmean(lengths), 2),
         realised=round(fmean(rollout.realised for rollout in rollouts), 4),
-        chosen=dict(
-            sorted(
-                Counter(
-                    "none" if r.chosen is None else str(r.chosen) for r in rollouts if r.asked is None
-                ).items()
-            )
-        ),
+        entropy=round(entropy(chosen.values()), 4),
+        chosen=dict(sorted(chosen.items())),
+        chosen_by_teacher={
+            teacher: dict(sorted(counts.items())) for teacher, counts in sorted(by_teacher.items())
+        },
         realised_by_mode={str(asked): round(fmean(found), 3) for asked, found in sorted(fixed.items())},
+    )
+
+
+def entropy(counts: Iterable[int]) -> float:
+    """Entropy of a histogram, in nats."""
+    counts = list(counts)
+    return -sum(n / sum(counts) * math.log(n / sum(counts)) for n in counts if n)
+
+
+def collapse(lines: Sequence[StepRewards]) -> str:
+    """What to say where POLICY's choice fell to one ratio over these steps although r* is spread; else "".
+
+    It is none where nearly all problems have one r*: there the one ratio is right.
+    """
+    chosen: Counter[str] = Counter()
+    teachers: Counter[str] = Counter()
+    for line in lines:
+        chosen.update(line.chosen)
+        teachers.update({teacher: sum(counts.values()) for teacher, counts in line.chosen_by_teacher.items()})
+    if not chosen:
+        return ""
+    (ratio, top), total = chosen.most_common(1)[0], chosen.total()
+    if top < COLLAPSED * total or max(teachers.values()) > SPREAD * total:
+        return ""
+    spread = ", ".join(f"{teacher}: {count / total:.0%}" for teacher, count in sorted(teachers.items()))
+    return (
+        f"the choice has collapsed: {ratio} in {top / total:.0%} of the last {len(lines)} steps' POLICY rollouts, while"
+        f" r* is spread ({spread}); lower chrpo.w_ctrl or chrpo.learning_rate, or set chrpo.correct_only"
     )
 
 
@@ -153,6 +192,7 @@ class Environment:
         self.prompts = encode_prompts(tokenizer, teachers, config.fixed_share)
         self.tokenizer, self.config, self.seed, self.journal = tokenizer, config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
+        self.collapsed_at = 0  # the step from which the choice has been collapsed
         # Realised ratios at 1.0, by the probe's replies.
         self.at_full = deque([1.0] * DRIFT_STEPS, DRIFT_STEPS)
         for line in journal.records:
@@ -201,6 +241,10 @@ class Environment:
         self._follow(line)
         if ranks.is_main():
             self.journal.append([line])
+            warning = collapse(self.journal.records[-COLLAPSE_STEPS:]) if step >= COLLAPSE_STEPS else ""
+            if warning and not self.collapsed_at:
+                console.print(f"  chrpo, step {step}: {warning}")
+            self.collapsed_at = (self.collapsed_at or step) if warning else 0
         return [term.main for term in terms]
 
 
@@ -356,9 +400,10 @@ def run(run: Run) -> dict[str, Any]:
     return {
         "problems": len(teachers),
         "steps": trainer.state.global_step,
+        **({"collapsed_at": environment.collapsed_at} if environment.collapsed_at else {}),
         **{
             f"{name}_{when}": round(fmean(getattr(step, name) for step in part), 3)
-            for name in ("accuracy", "think_tokens", "main", "ctrl")
+            for name in ("accuracy", "think_tokens", "main", "ctrl", "entropy")
             for when, part in (("first", early), ("last", late))
         },
     }

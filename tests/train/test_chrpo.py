@@ -85,7 +85,39 @@ def test_a_step_in_the_journal(make_run):
     step = chrpo.summarise(3, rollouts, [rewards.score(each, config) for each in rollouts], [5, 0, 7, 4])
     assert (step.step, step.accuracy, step.think_tokens, step.realised) == (3, 0.75, 4.0, 0.4)
     assert step.chosen == {"0.4": 1, "none": 1}  # of the policy's prompts
+    assert step.chosen_by_teacher == {"0.4": {"0.4": 1, "none": 1}} and step.entropy == 0.6931
     assert step.realised_by_mode == {"0.6": 0.55}
+
+
+def line(chosen_by_teacher):
+    zeros = dict.fromkeys("acc mode cal empty main ctrl accuracy think_tokens realised".split(), 0.0)
+    chosen = {}
+    for counts in chosen_by_teacher.values():
+        for ratio, count in counts.items():
+            chosen[ratio] = chosen.get(ratio, 0) + count
+    return chrpo.StepRewards(step=1, **zeros, chosen=chosen, chosen_by_teacher=chosen_by_teacher)
+
+
+@pytest.mark.parametrize(
+    "by_teacher, said",
+    [
+        (
+            {"0.2": {"0.2": 50}, "1.0": {"0.2": 50}},
+            "0.2 in 100% of the last 2 steps' POLICY rollouts, while r* is spread",
+        ),
+        ({"0.2": {"0.2": 50}, "1.0": {"1.0": 50}}, ""),  # it chooses by problem
+        ({"0.2": {"0.2": 96}, "1.0": {"0.2": 4}}, ""),  # nearly all need the same
+        ({}, ""),
+    ],
+)
+def test_collapse(by_teacher, said):
+    found = chrpo.collapse([line(by_teacher), line(by_teacher)])
+    assert said in found and bool(found) == bool(said)
+
+
+def test_entropy_by_hand():
+    assert chrpo.entropy([5, 5]) == pytest.approx(0.693147, abs=1e-6)
+    assert chrpo.entropy([7, 0]) == 0
 
 
 def test_ratios_are_over_replies_at_one_as_long_as_they_are_by_now(make_run, model_folder, tmp_path):
