@@ -155,7 +155,9 @@ class Compressor(Section):
 class Compress(Section):
     """Cutting every trace to the ratios of the grid."""
 
-    method: Literal["compressor", "random", "self-information", "rules"] = "compressor"  # others: controls
+    method: Literal["compressor", "token-wise", "random", "self-information", "rules"] = (
+        "compressor"  # others: controls
+    )
     cohesion: Share = 0.5  # 0: words compete one by one; 1: words of a clause stay or go together
     batch_size: Count = 64
 

@@ -18,7 +18,7 @@ from lite import backend
 from lite.compress.compressor import CompressorModel
 from lite.compress.controls import rule_scores, self_information
 from lite.compress.select import join, random_scores, select, token_counts
-from lite.compress.units import clauses, segment
+from lite.compress.units import Unit, clauses, segment
 from lite.errors import LiteError
 from lite.progress import progress
 from lite.records import Compressed, Trace, read_records, write_records
@@ -28,6 +28,7 @@ ASKED = tuple(tenth / 10 for tenth in range(1, 10))
 _CORRECTIONS = 3
 _TRACES = 256  # worked on together
 
+Split = Callable[[str], list[Unit]]  # a text to its units
 Encode = Callable[[Sequence[str]], list[list[tuple[int, int]]]]  # texts to the offsets of their tokens
 
 
@@ -54,14 +55,29 @@ def cohere(text: str, scores: Sequence[float], cohesion: float) -> np.ndarray:
     return moved
 
 
+def token_splitter(encode: Encode) -> Split:
+    """Cuts a text into its tokens, for selection that knows no formulas: the control "token-wise"."""
+
+    def split(text: str) -> list[Unit]:
+        [offsets] = encode([text])
+        spans = [(a + len(text[a:b]) - len(text[a:b].lstrip()), b) for a, b in offsets]
+        return [Unit(a, b, "word") for a, b in spans if a < b]
+
+    return split
+
+
 def choose(
-    texts: Sequence[str], scores: Sequence[Sequence[float]], asked: Sequence[float], encode: Encode
+    texts: Sequence[str],
+    scores: Sequence[Sequence[float]],
+    asked: Sequence[float],
+    encode: Encode,
+    split: Split = segment,
 ) -> list[list[tuple[list[int], int, int]]]:
     """The units of each text that stay at each asked ratio: (their indices, tokens they make, the original's tokens).
 
     Raises ValueError where a text has another number of units than of scores.
     """
-    units = [segment(text) for text in texts]
+    units = [split(text) for text in texts]
     for own, scored in zip(units, scores, strict=True):
         if len(own) != len(scored):
             raise ValueError(f"{len(scored)} scores for {len(own)} units")
@@ -89,18 +105,22 @@ def choose(
 
 
 def compress(
-    texts: Sequence[str], scores: Sequence[Sequence[float]], asked: Sequence[float], encode: Encode
+    texts: Sequence[str],
+    scores: Sequence[Sequence[float]],
+    asked: Sequence[float],
+    encode: Encode,
+    split: Split = segment,
 ) -> list[list[tuple[str, int, int]]]:
     """Cut each text to each asked ratio by its units' scores: (text, its tokens, the original's tokens); see `choose`."""
-    chosen = choose(texts, scores, asked, encode)
+    chosen = choose(texts, scores, asked, encode, split)
     return [
         [(join(text, units, kept), num_tokens, whole) for kept, num_tokens, whole in row]
         for text, row in zip(texts, chosen, strict=True)
-        for units in (segment(text),)
+        for units in (split(text),)
     ]
 
 
-def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
+def _scorer(run: Run, split: Split) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
     """What scores the units of traces by the recipe's method."""
     config, seed = run.recipe.compress, run.recipe.seed
     if config.method == "random":
@@ -117,7 +137,9 @@ def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
 
     def score(traces: Sequence[Trace]) -> list[np.ndarray]:
         thinks = [trace.think for trace in traces]
-        found = compressor.score([trace.question for trace in traces], thinks, config.batch_size)
+        found = compressor.score([trace.question for trace in traces], thinks, config.batch_size, split)
+        if config.method == "token-wise":
+            return found
         return [cohere(text, own, config.cohesion) for text, own in zip(thinks, found, strict=True)]
 
     return score
@@ -133,14 +155,15 @@ def run(run: Run) -> dict[str, Any]:
             f"{run.path('traces', 'traces.jsonl')}: no traces to compress; run the stage traces again"
         )
     encode = encoder(backend.load_tokenizer(run.recipe.model))
-    score = _scorer(run)
+    split = token_splitter(encode) if run.recipe.compress.method == "token-wise" else segment
+    score = _scorer(run, split)
     records: list[Compressed] = []
     with progress("compress", len(traces), "traces") as meter:
         for start in range(0, len(traces), _TRACES):
             batch = traces[start : start + _TRACES]
             thinks = [trace.think for trace in batch]
             scores = score(batch)
-            for trace, row in zip(batch, compress(thinks, scores, ASKED, encode), strict=True):
+            for trace, row in zip(batch, compress(thinks, scores, ASKED, encode, split), strict=True):
                 for asked, (think, num_tokens, whole) in zip(ASKED, row, strict=True):
                     records.append(
                         Compressed(trace.id, asked, round(num_tokens / whole, 4), think, num_tokens)

@@ -204,14 +204,16 @@ class CompressorModel:
                 results[i] = keep[row, inputs[i].begin : inputs[i].begin + len(inputs[i].offsets)]
         return results
 
-    def score(self, questions: Sequence[str], cots: Sequence[str], batch_size: int = 64) -> list[np.ndarray]:
-        """Keep probability of each unit of `segment(cot)`: the mean over its tokens, (units,) for each chain."""
+    def score(
+        self, questions: Sequence[str], cots: Sequence[str], batch_size: int = 64, split=segment
+    ) -> list[np.ndarray]:
+        """Keep probability of each unit of `split(cot)`: the mean over its tokens, (units,) for each chain."""
         nested = windows(self.tokenizer, questions, cots, self.max_tokens)
         flat = [window for group in nested for window in group]
         found = iter(self.probabilities(flat, batch_size))
         scores = []
         for cot, group in zip(cots, nested, strict=True):
-            units = segment(cot)
+            units = split(cot)
             total, count = np.zeros(len(units)), np.zeros(len(units))
             for window in group:
                 owner = owners(units, window.offsets)

@@ -97,7 +97,11 @@ def make_cases(gguf: Path, num: int, max_tokens: int, threads: int) -> list[Case
     with Engine(gguf, num_threads=threads) as engine:
         modes = MODES if engine.has_dial else (BASE,)
         cases = [
-            Case(world.tell(rng, world.MIX[index % len(world.MIX)]).question, modes[index % len(modes)], max_tokens)
+            Case(
+                world.tell(rng, world.MIX[index % len(world.MIX)]).question,
+                modes[index % len(modes)],
+                max_tokens,
+            )
             for index in range(num)
         ]
         for case, answer in zip(cases, engine.generate([case.ask for case in cases]), strict=True):
