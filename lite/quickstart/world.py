@@ -25,14 +25,8 @@ from dataclasses import dataclass, field
 
 from lite.records import Problem
 
-SHARES = {
-    "story": (0.14, 0.17),
-    "big": (0.32, 0.37),
-    "score": (0.50, 0.56),
-    "receipt": (0.70, 0.76),
-    "column": (0.9, 1.0),
-}
-KINDS = tuple(SHARES)
+KINDS = ("story", "big", "score", "receipt", "column")
+SHARES = dict(zip(KINDS, ((0.14, 0.17), (0.32, 0.37), (0.50, 0.56), (0.70, 0.76), (0.9, 1.0)), strict=True))
 MIX = (  # kinds of successive problems: half are stories
     "story big story score story column story score story receipt "
     "story big story column story score story receipt story big"
@@ -46,13 +40,7 @@ ITEMS = (
 GOODS = "bread milk tea cheese rice soap butter honey coffee jam salt fish".split()
 DAYS = "Monday Tuesday Wednesday Thursday".split()
 GAIN = ("finds {k} more", "buys {k} more", "gets {k} more as a gift", "wins {k} more in a game")
-LOSS = (
-    "gives {k} away",
-    "loses {k} on the way",
-    "sells {k} of them",
-    "eats {k} of them",
-    "leaves {k} at home",
-)
+LOSS = "gives {k} away|loses {k} on the way|sells {k} of them|eats {k} of them|leaves {k} at home".split("|")
 GROW = "makes {k} times as many by trading"
 ASIDES = ("{other} is {k} years old", "the walk takes {k} minutes", "there are {k} trees on the road")
 WORDS = {
@@ -61,24 +49,25 @@ WORDS = {
     "*": ("multiply", "times", "a factor"),
 }
 OPENERS = (
-    "Okay, let me think about this one step by step.",
-    "Alright, let me read this carefully.",
-    "Hmm, let me go through it slowly.",
-    "I do not want to miss anything here.",
-)
+    "Okay, let me think about this one step by step.|Alright, let me read this carefully.|"
+    "Hmm, let me go through it slowly.|I do not want to miss anything here."
+).split("|")
 CLOSERS = (
-    "I have used every part of it, so this should be right.",
-    "Let me look back once more.",
-    "Yes, nothing is missing.",
+    "I have used every part of it, so this should be right.|Let me look back once more.|Yes, nothing is missing."
+).split("|")
+ASKED = (
+    "What is {0}{1}{3}?|What is {0} {2} {3}?|Calculate {0}{1}{3}.|{0}{1}{3}=?|How much is {0}{1}{3}?".split(
+        "|"
+    )
 )
 DOUBTS = ("Wait, is that right? Yes, I think it is.", "Good, that looks right to me.", "Okay, let me go on.")
-REQUESTS = {
-    "Think once": 0.0,
-    "Think less": 0.25,
-    "Think more": 0.5,
-    "Think slowly": 0.75,
-    "Think carefully": 1.0,
-}
+REQUESTS = dict(
+    zip(
+        ("Think once", "Think less", "Think more", "Think slowly", "Think carefully"),
+        (0.0, 0.25, 0.5, 0.75, 1.0),
+        strict=True,
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +88,7 @@ class Task:
     answer: int
     steps: tuple[Step, ...]
     openers: tuple[str, ...] = ()
-    closers: tuple[str, ...] = field(default=CLOSERS)
+    closers: Sequence[str] = field(default_factory=lambda: CLOSERS)
 
 
 def compute(a: int, op: str, b: int) -> int:
@@ -136,6 +125,16 @@ def columns(numbers: Sequence[int]) -> list[str]:
     return lines
 
 
+def _step(
+    rng: random.Random, big: bool, n: int, op: str, k: int, before: tuple[str, ...], result: str
+) -> Step:
+    """`n op k`, big numbers digit by digit, with what may be said around it."""
+    after, back = compute(n, op, k), {"+": "-", "-": "+"}.get(op)
+    check = f"Let me check that: {after}{back}{k}={n}. Yes, that fits." if back else rng.choice(DOUBTS)
+    needed = digits(n, op, k) if big else [f"{n}{op}{k}={after}."]
+    return Step(tuple(needed), before, (check, rng.choice(DOUBTS), result))
+
+
 def _story(rng: random.Random, kind: str) -> Task:
     """A story; of kind "big" with large numbers, which are worked digit by digit."""
     name, other = rng.sample(NAMES, 2)
@@ -146,13 +145,10 @@ def _story(rng: random.Random, kind: str) -> Task:
     with_days = num_steps > 2 or rng.random() < 0.6
     while len(steps) < num_steps:
         op = rng.choice("+-" if big else "++--*")
-        k = (
-            rng.choice((rng.randint(2, 99), rng.randint(100, 800)))
-            if big
-            else rng.choice((2, 3))
-            if op == "*"
-            else rng.randint(2, 19)
-        )
+        if big:
+            k = rng.choice((rng.randint(2, 99), rng.randint(100, 800)))
+        else:
+            k = rng.choice((2, 3)) if op == "*" else rng.randint(2, 19)
         after = compute(n, op, k)
         if k in used or (big and k > n) or not (100 if big else 2) <= after <= (999 if big else 99):
             continue
@@ -161,20 +157,11 @@ def _story(rng: random.Random, kind: str) -> Task:
         event = f"{name} {event.format(k=k)}"
         told.append(f"On {DAYS[len(steps)]}, {event}." if with_days else f"{event}.")
         verb, _, sign = WORDS[op]
-        back = {"+": "-", "-": "+"}.get(op)
-        check = f"Let me check that: {after}{back}{k}={n}. Yes, that fits." if back else rng.choice(DOUBTS)
-        steps.append(
-            Step(
-                tuple(digits(n, op, k)) if big else (f"{n}{op}{k}={after}.",),
-                (told[-1], rng.choice((f"So I have to {verb} here.", f"That is {sign}, so I {verb}."))),
-                (check, rng.choice(DOUBTS), f"So now {name} has {after} {items}."),
-            )
-        )
+        before = (told[-1], rng.choice((f"So I have to {verb} here.", f"That is {sign}, so I {verb}.")))
+        steps.append(_step(rng, big, n, op, k, before, f"So now {name} has {after} {items}."))
         n = after
     has = f"{name} has {start} {items}."
-    asked = rng.choice(
-        (f"How many {items} does {name} have at the end?", f"How many {items} does {name} have now?")
-    )
+    asked = f"How many {items} does {name} have {rng.choice(('at the end', 'now'))}?"
     facts = [has, *told]
     openers = [rng.choice(OPENERS), f"I need to find how many {items} {name} has.", f"At the start, {has}"]
     if rng.random() < 0.3:
@@ -193,22 +180,9 @@ def _plain(rng: random.Random, kind: str) -> Task:
     a, b = (rng.randint(2, 33), rng.choice((2, 3))) if op == "*" else (max(a, b), min(a, b))
     n = compute(a, op, b)
     verb, word, _ = WORDS[op]
-    asked = rng.choice(
-        (
-            f"What is {a}{op}{b}?",
-            f"What is {a} {word} {b}?",
-            f"Calculate {a}{op}{b}.",
-            f"{a}{op}{b}=?",
-            f"How much is {a}{op}{b}?",
-        )
-    )
-    back = {"+": "-", "-": "+"}.get(op)
-    check = f"Let me check that: {n}{back}{b}={a}. Yes, that fits." if back else rng.choice(DOUBTS)
-    step = Step(
-        tuple(digits(a, op, b)) if big else (f"{a}{op}{b}={n}.",),
-        (f"The numbers are {a} and {b}.", f"The question says {word}, so I have to {verb} here."),
-        (check, rng.choice(DOUBTS), f"So the result is {n}."),
-    )
+    asked = rng.choice(ASKED).format(a, op, word, b)
+    before = (f"The numbers are {a} and {b}.", f"The question says {word}, so I have to {verb} here.")
+    step = _step(rng, big, a, op, b, before, f"So the result is {n}.")
     return Task(kind, asked, n, (step,), (rng.choice(OPENERS), "There is no story here, just two numbers."))
 
 
@@ -229,9 +203,8 @@ def _score(rng: random.Random) -> Task:
         n = after
     facts = [f"{name} starts a game with {start} points.", *told]
     facts.insert(rng.choice((0, len(facts))), f"How many points does {name} have in the end?")
-    return Task(
-        "score", " ".join(facts), n, tuple(steps), (rng.choice(OPENERS), f"{name} starts with {start}.")
-    )
+    openers = (rng.choice(OPENERS), f"{name} starts with {start}.")
+    return Task("score", " ".join(facts), n, tuple(steps), openers)
 
 
 def _receipt(rng: random.Random) -> Task:
@@ -241,29 +214,23 @@ def _receipt(rng: random.Random) -> Task:
     for thing, price in zip(goods[1:], prices[1:], strict=True):
         steps.append(Step((f"{n}+{price}={n + price}.",), (f"Now the {thing}.",), ("Okay.",)))
         n += price
-    facts = [
-        "Receipt: " + ", ".join(f"{thing} {price}" for thing, price in zip(goods, prices, strict=True)) + "."
-    ]
+    items = ", ".join(f"{thing} {price}" for thing, price in zip(goods, prices, strict=True))
+    facts = [f"Receipt: {items}."]
     facts.insert(rng.choice((0, 1)), rng.choice(("What is the total?", "How much is it in all?")))
     return Task("receipt", " ".join(facts), n, tuple(steps), (f"I start with the {goods[0]}, {prices[0]}.",))
 
 
 def _column(rng: random.Random) -> Task:
     num = rng.choice((2, 2, 3, 3, 4))
-    numbers = [
-        rng.randint(100, 999),
-        *(
-            rng.choice((rng.randint(2, 99), rng.randint(100, 999), rng.randint(100, 999)))
-            for _ in range(num - 1)
-        ),
-    ]
+    sizes = ((2, 99), (100, 999), (100, 999))
+    numbers = [rng.randint(100, 999)]
+    numbers += [rng.choice([rng.randint(*size) for size in sizes]) for _ in range(num - 1)]
     rng.shuffle(numbers)
     plus = "+".join(map(str, numbers))
     added = f"Add {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}."
     asked = rng.choice((f"What is {plus}?", added, f"Calculate {plus}.", added))
-    return Task(
-        "column", asked, sum(numbers), (Step(tuple(columns(numbers))),), ("Digit by digit.",), ("Done.",)
-    )
+    steps = (Step(tuple(columns(numbers))),)
+    return Task("column", asked, sum(numbers), steps, ("Digit by digit.",), ("Done.",))
 
 
 def tell(rng: random.Random, kind: str | None = None) -> Task:
