@@ -210,6 +210,7 @@ class Chrpo(Section):
     group: int = 4  # rollouts of one problem
     fixed_share: NotAllShare = 0.25  # of prompts: fixed ratios, so that the dial stays; the rest is POLICY's
     batch_size: Count = 32  # rollouts in one forward pass of the update
+    explore: NotAllShare = 0.0  # of a POLICY group's rollouts, to begin with a ratio drawn at random
     learning_rate: Positive = 2e-5
     warmup: NotAllShare = 0.1  # fraction of steps
     clip_low: NotNegative = 0.2

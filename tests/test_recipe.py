@@ -235,6 +235,10 @@ def test_the_rows_of_the_methods_bench_are_keys_of_the_recipe():
     spec = importlib.util.spec_from_file_location("methods", path)
     methods = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(methods)
-    made = {name: recipe.load(recipes.find("quickstart"), overrides) for name, overrides in methods.ROWS.items()}
+    made = {
+        name: recipe.load(recipes.find("quickstart"), overrides) for name, overrides in methods.ROWS.items()
+    }
     assert {*methods.SFT_ROWS} <= made.keys()
-    assert len({repr(one) for one in made.values()}) == len(made) - 1  # "our compressor" is "ours" without CHRPO
+    assert (
+        len({repr(one) for one in made.values()}) == len(made) - 1
+    )  # "our compressor" is "ours" without CHRPO

@@ -7,16 +7,18 @@ last prompt position (one short forward over the prompt; a per-token advantage w
 CUDA loss). No KL, no entropy bonus. Source: Extra-CoT (arXiv 2602.08324), section on CHRPO. Departures: LoRA,
 r* from success rates; the prompts of fixed ratios: trained on POLICY alone, the tiny model thought alike at every
 ratio; R_cal divides by the model's current length at 1.0, not by the probe's; R_main's advantages divided by the spread
-of the batch, not of the group (docs/log.md).
+of the batch, not of the group (docs/log.md); `chrpo.explore`, drawn ratios in each group: where all rollouts of a problem
+choose alike, R_ctrl has nothing to compare, and a choice that fell to one ratio would stay there.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -97,7 +99,7 @@ def summarise(
     for rollout in rollouts:
         if rollout.asked is not None:
             fixed[rollout.asked].append(rollout.realised)
-        else:
+        elif not rollout.explored:
             by_teacher[str(rollout.teacher)]["none" if rollout.chosen is None else str(rollout.chosen)] += 1
     chosen = sum(by_teacher.values(), Counter())
     means = {
@@ -192,6 +194,7 @@ class Environment:
         self.prompts = encode_prompts(tokenizer, teachers, config.fixed_share)
         self.tokenizer, self.config, self.seed, self.journal = tokenizer, config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
+        self.drawn: dict[int, int] = {}  # places among the newest rollouts whose ratio was drawn: its token
         self.collapsed_at = 0  # the step from which the choice has been collapsed
         # Realised ratios at 1.0, by the probe's replies.
         self.at_full = deque([1.0] * DRIFT_STEPS, DRIFT_STEPS)
@@ -207,11 +210,13 @@ class Environment:
         """Sample a completion for each prompt; groups are consecutive."""
         config = self.config
         prompt_ids = [self.prompts[id] for id in prompts]
+        self.drawn = self.draw(prompts, trainer.state.global_step)
+        begun = [ids + [self.drawn[i]] if i in self.drawn else ids for i, ids in enumerate(prompt_ids)]
         with backend.for_rollouts(trainer.model) as model:
             replies = backend.generate(
                 model,
                 self.tokenizer,
-                prompt_ids,
+                begun,
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
                 top_p=config.top_p,
@@ -220,7 +225,20 @@ class Environment:
             )
         end = [self.tokenizer.eos_token_id]
         completions = [reply + end if len(reply) < config.max_tokens else reply for reply in replies]
+        for i, id in self.drawn.items():
+            completions[i] = [id, *completions[i]][: config.max_tokens]
         return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
+
+    def draw(self, prompts: Sequence[str], step: int) -> dict[int, int]:
+        """Ratio tokens for `explore` of each POLICY group, by their places: a choice that all make alike has no rival."""
+        rng = random.Random(f"explore/{self.seed}/{step}/{ranks.index()}")
+        ids = self.tokenizer.convert_tokens_to_ids(list(tokens.RATIO_TOKENS))
+        num = round(self.config.explore * self.config.group)
+        return {
+            i: rng.choice(ids)
+            for i, prompt in enumerate(prompts)
+            if i % self.config.group < num and prompt.startswith(f"{tokens.POLICY}/")
+        }
 
     def main(self, prompts: list[str], completion_ids: list[list[int]], trainer_state, **_) -> list[float]:
         """TRL's reward function: R_main of each completion. Keeps R_ctrl and writes the step's line."""
@@ -229,9 +247,10 @@ class Environment:
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=False)
         drift = max(0.5, fmean(self.at_full))  # below a half the replies are broken, not shorter
         judged = []
-        for prompt, text in zip(prompts, texts, strict=True):
+        for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
             mode, _, id = prompt.partition("/")
-            judged.append(judge(text, self.teachers[id], self.tokenizer, mode, drift))
+            rollout, length = judge(text, self.teachers[id], self.tokenizer, mode, drift)
+            judged.append((replace(rollout, explored=place in self.drawn), length))
         terms = [rewards.score(rollout, self.config) for rollout, _ in judged]
         self.ctrl = [term.ctrl for term in terms]
         everyone = ranks.gather(list(zip(judged, terms, strict=True)))
@@ -259,6 +278,8 @@ def trainer_class():
         def _generate_and_score_completions(self, inputs):
             output = super()._generate_and_score_completions(inputs)
             advantages = rewards.normalise(self.environment.ctrl, self.environment.config.group)
+            for place in self.environment.drawn:  # worse than the model's choice: nothing to unlearn
+                advantages[place] = max(0.0, advantages[place])
             # (B,); shuffled and split into forward passes along with the rest
             output["ctrl_advantages"] = torch.tensor(advantages, device=output["completion_ids"].device)
             return output

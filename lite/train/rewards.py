@@ -30,6 +30,7 @@ class Rollout:
     realised: float  # think tokens / think tokens at ratio 1.0
     has_think: bool
     asked: float | None = None  # the ratio of a fixed-mode prompt; None in POLICY mode
+    explored: bool = False  # the ratio was drawn for it, not chosen by the model
 
 
 @dataclass(frozen=True, slots=True)
