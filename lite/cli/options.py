@@ -47,7 +47,9 @@ def _gguf(name: str) -> Path:
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL.gguf", parser=_gguf, help="A GGUF file, or one on the Hub as owner/repo[:quant]; quickstart: the one in this package."
+        metavar="MODEL.gguf",
+        parser=_gguf,
+        help="A GGUF file, or one on the Hub as owner/repo[:quant]; quickstart: the one in this package.",
     ),
 ]
 NumOption = Annotated[

@@ -158,13 +158,15 @@ class CompressorModel:
                 results[i] = keep[row, inputs[i].begin : inputs[i].begin + len(inputs[i].offsets)]
         return results
 
-    def score(self, questions: Sequence[str], cots: Sequence[str], batch_size: int = 64) -> list[np.ndarray]:
-        """Keep probability of each unit of `segment(cot)`: the mean over its tokens, (units,) for each chain."""
+    def score(
+        self, questions: Sequence[str], cots: Sequence[str], batch_size: int = 64, split=segment
+    ) -> list[np.ndarray]:
+        """Keep probability of each unit of `split(cot)`: the mean over its tokens, (units,) for each chain."""
         nested = self.windows(questions, cots)
         found = iter(self.probabilities([window for group in nested for window in group], batch_size))
         scores = []
         for cot, group in zip(cots, nested, strict=True):
-            units = segment(cot)
+            units = split(cot)
             total, count = np.zeros(len(units)), np.zeros(len(units))
             for window in group:
                 owner = owners(units, window.offsets)

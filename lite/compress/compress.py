@@ -20,7 +20,7 @@ import numpy as np
 from lite.compress.baselines import rule_scores, self_information
 from lite.compress.classifier import CompressorModel
 from lite.compress.select import join, random_scores, select, token_counts
-from lite.compress.units import clauses, segment
+from lite.compress.units import Unit, clauses, segment
 from lite.config import Compress
 from lite.errors import LiteError
 from lite.models import pretrained, unsloth
@@ -34,6 +34,7 @@ ASKED = tuple(tenth / 10 for tenth in range(1, 10))
 _CORRECTIONS = 3
 _CHAINS = 256  # worked on together
 
+Split = Callable[[str], list[Unit]]  # a text to its units
 Encode = Callable[[Sequence[str]], list[list[tuple[int, int]]]]  # texts to the offsets of their tokens
 
 
@@ -60,14 +61,29 @@ def cohere(text: str, scores: Sequence[float], cohesion: float) -> np.ndarray:
     return moved
 
 
+def token_splitter(encode: Encode) -> Split:
+    """Cuts a text into its tokens, for selection that knows no formulas: the control "token-wise"."""
+
+    def split(text: str) -> list[Unit]:
+        [offsets] = encode([text])
+        spans = [(a + len(text[a:b]) - len(text[a:b].lstrip()), b) for a, b in offsets]
+        return [Unit(a, b, "word") for a, b in spans if a < b]
+
+    return split
+
+
 def choose(
-    texts: Sequence[str], scores: Sequence[Sequence[float]], asked: Sequence[float], encode: Encode
+    texts: Sequence[str],
+    scores: Sequence[Sequence[float]],
+    asked: Sequence[float],
+    encode: Encode,
+    split: Split = segment,
 ) -> list[list[tuple[list[int], int, int]]]:
     """The units of each text that stay at each asked ratio: (their indices, tokens they make, the original's tokens).
 
     Raises ValueError where a text has another number of units than of scores.
     """
-    units = [segment(text) for text in texts]
+    units = [split(text) for text in texts]
     for own, scored in zip(units, scores, strict=True):
         if len(own) != len(scored):
             raise ValueError(f"{len(scored)} scores for {len(own)} units")
@@ -95,14 +111,18 @@ def choose(
 
 
 def compress(
-    texts: Sequence[str], scores: Sequence[Sequence[float]], asked: Sequence[float], encode: Encode
+    texts: Sequence[str],
+    scores: Sequence[Sequence[float]],
+    asked: Sequence[float],
+    encode: Encode,
+    split: Split = segment,
 ) -> list[list[tuple[str, int, int]]]:
     """Cut each text to each asked ratio by its units' scores: (text, its tokens, the original's tokens); see `choose`."""
-    chosen = choose(texts, scores, asked, encode)
+    chosen = choose(texts, scores, asked, encode, split)
     return [
         [(join(text, units, kept), num_tokens, whole) for kept, num_tokens, whole in row]
         for text, row in zip(texts, chosen, strict=True)
-        for units in (segment(text),)
+        for units in (split(text),)
     ]
 
 
@@ -201,7 +221,7 @@ def shorten_file(
     yield from shorten(compressor, cots, questions, ratios, ids=ids, tokenizer=counted)
 
 
-def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
+def _scorer(run: Run, split: Split) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
     """What scores the units of traces by the recipe's method."""
     config, seed = run.recipe.compress, run.recipe.seed
     if config.method == "random":
@@ -218,7 +238,9 @@ def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
 
     def score(traces: Sequence[Trace]) -> list[np.ndarray]:
         thinks = [trace.think for trace in traces]
-        found = compressor.score([trace.question for trace in traces], thinks, config.batch_size)
+        found = compressor.score([trace.question for trace in traces], thinks, config.batch_size, split)
+        if config.method == "token-wise":
+            return found
         return [cohere(text, own, config.cohesion) for text, own in zip(thinks, found, strict=True)]
 
     return score
@@ -234,7 +256,8 @@ def run(ctx: Run) -> dict[str, Any]:
             f"{ctx.path('traces', 'traces.jsonl')}: no traces to compress; run the stage traces again"
         )
     encode = encoder(unsloth.load_tokenizer(ctx.recipe.model))
-    score = _scorer(ctx)
+    split = token_splitter(encode) if ctx.recipe.compress.method == "token-wise" else segment
+    score = _scorer(ctx, split)
     records: list[Compressed] = []
     num_scored, seconds = 0, 0.0
     with progress("compress", len(traces), "traces") as meter:
@@ -244,7 +267,7 @@ def run(ctx: Run) -> dict[str, Any]:
             started = time.monotonic()
             scores = score(batch)
             seconds += time.monotonic() - started
-            for trace, row in zip(batch, compress(thinks, scores, ASKED, encode), strict=True):
+            for trace, row in zip(batch, compress(thinks, scores, ASKED, encode, split), strict=True):
                 num_scored += row[0][2]
                 for asked, (think, num_tokens, whole) in zip(ASKED, row, strict=True):
                     records.append(

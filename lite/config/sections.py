@@ -148,7 +148,9 @@ class Compressor:
 class Compress:
     """Cutting every trace to the ratios of the grid."""
 
-    method: Literal["compressor", "random", "self-information", "rules"] = "compressor"  # others: controls
+    method: Literal["compressor", "token-wise", "random", "self-information", "rules"] = (
+        "compressor"  # others: controls
+    )
     cohesion: Share = 0.5  # 0: words compete one by one; 1: words of a clause stay or go together
     batch_size: Count = 64
 
@@ -201,6 +203,7 @@ class Chrpo:
     group: Annotated[Int, Field(ge=2)] = 4  # rollouts of one problem, to compare
     fixed_share: NotAllShare = 0.25  # of prompts: fixed ratios, so that the dial stays; the rest is POLICY's
     batch_size: Count = 32  # rollouts in one forward pass of the update
+    explore: NotAllShare = 0.0  # of a POLICY group's rollouts, to begin with a ratio drawn at random
     learning_rate: Positive = 2e-5
     warmup: NotAllShare = 0.1  # fraction of steps
     clip_low: NotNegative = 0.2
@@ -214,6 +217,10 @@ class Chrpo:
     use_ctrl: bool = True  # R_ctrl: the same, credited to the first output token only
     use_cal: bool = True  # R_cal: the realised ratio lands on the chosen one
     use_empty: bool = True  # R_empty: no reply without a think block
+    correct_only: bool = False  # R_mode and R_cal for correct rollouts alone, one R_ctrl for all wrong ones
+    length_penalty: NotNegative = (
+        0.0  # cost of a correct reply at full length; a rival's reward, not the method's
+    )
     w_acc: NotNegative = 0.6  # weight of R_acc (+1 / -1); NF
     w_cal: NotNegative = 0.2  # weight of R_cal; NF
     w_ctrl: NotNegative = 1.0  # weight of the control loss; NF

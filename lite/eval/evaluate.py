@@ -183,6 +183,7 @@ def measure(
             {mode: replies[mode] for mode in modes},
             full,
             {problem.id: problem.data_set for problem in problems},
+            {problem.id: problem.needed for problem in problems if problem.needed},
         ),
     }
     report.write(made, out)

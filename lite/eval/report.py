@@ -145,19 +145,60 @@ def compare(policy: Sequence[Graded], sft: Sequence[Graded]) -> dict[str, Any]:
     }
 
 
+def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Rank correlation of two equally long lists, ties at their mean rank; None where one of them is constant."""
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return None
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def smallest_right(replies: Mapping[str, Sequence[Graded]]) -> dict[str, float]:
+    """r* of each problem by the replies under fixed ratios: the smallest from which on all are right. Others have none."""
+    found: dict[str, float] = {}
+    previous = None
+    for ratio in reversed(RATIOS):  # of a problem whose larger ones are right
+        for reply in replies.get(str(ratio), ()):
+            if reply.correct and found.get(reply.id) == previous:
+                found[reply.id] = ratio
+        previous = ratio
+    return found
+
+
+def choices(policy: Sequence[Graded], difficulty: Mapping[str, float]) -> dict[str, Any]:
+    """How POLICY's choice follows a difficulty: counts of chosen ratios by its nearest ratio, and the rank correlation."""
+    pairs = [(difficulty[r.id], r.ratio) for r in policy if r.id in difficulty and r.ratio is not None]
+    table = {str(ratio): {str(chosen): 0 for chosen in RATIOS} for ratio in RATIOS}
+    for hard, chosen in pairs:
+        table[str(min(RATIOS, key=lambda ratio: abs(ratio - hard)))][str(chosen)] += 1
+    return {
+        "num_problems": len(pairs),
+        "spearman": spearman(*zip(*pairs, strict=True)) if pairs else None,
+        "chosen": {hard: row for hard, row in table.items() if any(row.values())},
+    }
+
+
 def build(
     replies: Mapping[str, Sequence[Graded]],
     full: Sequence[Graded] | None,
     data_sets: Mapping[str, str] | None = None,
+    needed: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """`rows`, `policy_vs_sft` where both are there, and `data_sets`, the rows of each where there are several.
+    """`rows`, `policy_vs_sft` where both are there, `choices`, and `data_sets`, the rows of each where there are several.
 
-    `full`: the replies under 1.0. `data_sets` names each problem's.
+    `full`: the replies under 1.0. `data_sets` names each problem's; `needed` is the share of its chain that it needs.
     """
     tokens = {id: _mean(reply.think_tokens for reply in mine) for id, mine in _grouped(full or ()).items()}
     made: dict[str, Any] = {"rows": [row(mode, mine, tokens) for mode, mine in replies.items()]}
     if SFT_POLICY in replies and POLICY in replies:
         made["policy_vs_sft"] = compare(replies[POLICY], replies[SFT_POLICY])
+    if POLICY in replies:
+        ways = {"r*": smallest_right(replies), "needed share": dict(needed or {})}
+        made["choices"] = {name: choices(replies[POLICY], way) for name, way in ways.items() if way}
     names = list(dict.fromkeys((data_sets or {}).values()))
     if data_sets is not None and len(names) > 1:
         made["data_sets"] = {
@@ -175,7 +216,7 @@ def write(report: Mapping[str, Any], out: Path) -> None:
     with atomic_write(out / "report.md") as handle:
         handle.write(to_markdown(report))
     with atomic_write(out / "report.png", "wb") as handle:
-        plot(report["rows"], report["model"], handle)
+        plot(report["rows"], report["model"], handle, report.get("choices"))
     write_json(out / "report.json", report)
 
 
@@ -235,6 +276,16 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
             + (f", {share:+.0f} %" if share is not None else "")
             + f"), accuracy {100 * found['accuracy']:+.1f} points ({worst:+.1f} to {best:+.1f})."
         )
+    for name, found in report.get("choices", {}).items():
+        if found["spearman"] is not None:
+            notes.append(
+                f"policy's ratio against {name}: Spearman {found['spearman']:.2f} over {found['num_problems']} problems; "
+                + "; ".join(
+                    f"{hard}: " + ", ".join(f"{count} x {chosen}" for chosen, count in row.items() if count)
+                    for hard, row in found["chosen"].items()
+                )
+                + "."
+            )
     for mode, row in rows.items():
         if "chosen_ratios" in row:
             chosen = ", ".join(f"{ratio}: {count}" for ratio, count in row["chosen_ratios"].items() if count)

@@ -50,7 +50,12 @@ def _options(answer: str, other: str) -> str:
     if not all(keys):
         return ""
     letters = ["".join(key.split()) for key in keys]
-    upper = all(c.isupper() for side in (answer, other) for c in side.replace("text", "").replace("and", "") if c.isalpha())
+    upper = all(
+        c.isupper()
+        for side in (answer, other)
+        for c in side.replace("text", "").replace("and", "")
+        if c.isalpha()
+    )
     if not upper or any(len(set(side)) != len(side) or not set(side) <= _OPTIONS for side in letters):
         return ""
     return "".join(sorted(letters[0])) if max(map(len, letters)) > 1 else ""
@@ -81,7 +86,9 @@ class _Comparison:
         if self.plain(one, other):
             return True
         if share := next((unit for unit in (ours, theirs) if unit and unit[0] == "share"), None):
-            hundredth = [("%", node) if unit is share else node for node, unit in ((one, ours), (other, theirs))]
+            hundredth = [
+                ("%", node) if unit is share else node for node, unit in ((one, ours), (other, theirs))
+            ]
             return self.plain(*hundredth)
         return False
 
@@ -101,7 +108,8 @@ class _Comparison:
             return brackets[0] == brackets[1] and self.each(one[3], other[3])
         if "matrix" in kinds:
             return kinds[0] == kinds[1] and self.each(
-                *([("list", [*row, ("name", "row")]) for row in node[1]] for node in (one, other)), same=self.row
+                *([("list", [*row, ("name", "row")]) for row in node[1]] for node in (one, other)),
+                same=self.row,
             )
         if "ratio" in kinds:
             return kinds[0] == kinds[1] and self.each(one[1], other[1])
@@ -112,7 +120,9 @@ class _Comparison:
     def row(self, one: Node, other: Node) -> bool:
         return self.each(one[1], other[1])
 
-    def each(self, ours: list[Node], theirs: list[Node], same: Callable[[Node, Node], bool] | None = None) -> bool:
+    def each(
+        self, ours: list[Node], theirs: list[Node], same: Callable[[Node, Node], bool] | None = None
+    ) -> bool:
         return len(ours) == len(theirs) and all(map(same or self.same, ours, theirs))
 
     def numbers(self, one: Node, other: Node) -> bool:
@@ -130,7 +140,11 @@ class _Comparison:
             return False
         decimals = len(given[2].partition(".")[2])
         needed = 6 if _decimals(exact) is not None else 4
-        if decimals < MIN_DECIMALS or len(given[2].replace(".", "").lstrip("0")) < needed or "e" in given[2].lower():
+        if (
+            decimals < MIN_DECIMALS
+            or len(given[2].replace(".", "").lstrip("0")) < needed
+            or "e" in given[2].lower()
+        ):
             return False
         if decimals > (_decimals(exact) or 10**6):
             return False
@@ -193,8 +207,15 @@ class _Comparison:
         if ours and theirs:
             return ours[0] == theirs[0] and self.plain(ours[1], theirs[1])
         if len(one[1]) == len(other[1]):
-            for sides, signs in ((one[1], one[2]), (one[1][::-1], [_FLIPPED.get(s, s) for s in one[2][::-1]])):
-                if signs == other[2] and "in" not in (signs if sides is not one[1] else ()) and self.each(sides, other[1]):
+            for sides, signs in (
+                (one[1], one[2]),
+                (one[1][::-1], [_FLIPPED.get(s, s) for s in one[2][::-1]]),
+            ):
+                if (
+                    signs == other[2]
+                    and "in" not in (signs if sides is not one[1] else ())
+                    and self.each(sides, other[1])
+                ):
                     return True
         if one[2] == other[2] == ["="]:
             return self.proportional(*(("-", *node[1]) for node in (one, other)))
@@ -291,7 +312,9 @@ def _by_name(items: list[Node]) -> list[Node]:
 def _is_name(node: Node) -> bool:
     """Whether a side of an equation is a variable, or another name."""
     if node[0] == "*":
-        return all(part[0] == "name" and part[1].isupper() or _is_name(part) and part[0] == "*" for part in node[1:])
+        return all(
+            part[0] == "name" and part[1].isupper() or _is_name(part) and part[0] == "*" for part in node[1:]
+        )
     if node[:2] == ("func", "abs"):
         return _is_name(node[2])
     return node[0] == "name" and node[1] not in ("π", "e", "i", "∞", "...")
@@ -327,4 +350,9 @@ def _interval(relation: Node) -> tuple[str, Node] | None:
     low, name, high = sides
     if name[0] != "name" or name[1] in names_in([low, high]):
         return None
-    return name[1], ("sequence", "[" if signs[0] == "<=" else "(", "]" if signs[1] == "<=" else ")", [low, high])
+    return name[1], (
+        "sequence",
+        "[" if signs[0] == "<=" else "(",
+        "]" if signs[1] == "<=" else ")",
+        [low, high],
+    )

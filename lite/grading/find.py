@@ -94,4 +94,6 @@ def _is_plain_number(text: str) -> bool:
         return False
     while node[0] in ("quantity", "neg"):
         node = node[1]
-    return node[0] in ("num", "decimal") or node[0] == "/" and all(p[0] in ("num", "decimal") for p in node[1:])
+    return (
+        node[0] in ("num", "decimal") or node[0] == "/" and all(p[0] in ("num", "decimal") for p in node[1:])
+    )

@@ -7,7 +7,16 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-from lite.grading.words import CHANGING, CJK_SCALES, HARMLESS, SCALES, SMALL, UNITS, cjk_number, is_cjk_numeral
+from lite.grading.words import (
+    CHANGING,
+    CJK_SCALES,
+    HARMLESS,
+    SCALES,
+    SMALL,
+    UNITS,
+    cjk_number,
+    is_cjk_numeral,
+)
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -30,7 +39,9 @@ _SYMBOLS = {  # of every spelling of a sign, the one that the parser knows
     **dict.fromkeys(["\\setminus", "\\backslash", "∖"], "∖"),
     **dict.fromkeys(["\\pm", "±"], "±"),
     **dict.fromkeys(["\\mp", "∓"], "∓"),
-    **dict.fromkeys(["\\ldots", "\\cdots", "\\dots", "\\dotsc", "\\dotsb", "\\vdots", "…", "⋯", "..."], "..."),
+    **dict.fromkeys(
+        ["\\ldots", "\\cdots", "\\dots", "\\dotsc", "\\dotsb", "\\vdots", "…", "⋯", "..."], "..."
+    ),
     **dict.fromkeys(["\\circ", "\\degree", "°", "º"], "°"),
     **dict.fromkeys(["\\%", "%", "٪", "\\percent"], "%"),
     **dict.fromkeys(["\\lbrace", "\\{"], "\\{"),
@@ -70,7 +81,14 @@ _RELATIONS = frozenset(  # that the grammar does not know: what holds one is com
     "to rightarrow longrightarrow leftarrow Rightarrow implies iff equiv mod pmod bmod parallel perp not sim cong subset"
     " subseteq notin propto mapsto lim land lor neg forall exists".split()
 )
-_SPELT = {"dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "dbinom": "binom", "tbinom": "binom", "√": "sqrt"}
+_SPELT = {
+    "dfrac": "frac",
+    "tfrac": "frac",
+    "cfrac": "frac",
+    "dbinom": "binom",
+    "tbinom": "binom",
+    "√": "sqrt",
+}
 _SPELT |= {"choose": "binom", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
 _DROPPED = re.compile(  # what only changes how an answer looks
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|thinspace|hfill|hline|rm|bf|it"
@@ -83,8 +101,12 @@ _PRIMES = re.compile(r"\^\s*\{?((?:\s*\\prime)+)\s*\}?")
 _GAP = r"(?:,|'|[ \u00a0\u2009\u202f~]|\\[,;:! ]|\{,\}|,\\!|\\!,|\{\\,\})"
 _GROUPED = re.compile(rf"(?<![\d.,_^])[1-9]\d{{0,2}}(?:{_GAP}\d{{3}})+(?![\d]|{_GAP}\d|\s*/\s*\d)")
 _INDIAN = re.compile(r"(?<![\d.,])[1-9]\d?(?:,\d{2})+,\d{3}(?![\d,])")
-_SPACED = re.compile(r"(?<![\d.,_^])[1-9]\d{0,2}(?:(?:[ \u00a0\u2009\u202f~]|\\[,;:! ]|\{,\}|,\\!|\\!,)\d{3})+(?![\d]|\s*/\s*\d)")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathsf|mbox|hbox|operatorname\*?)\s*\{")
+_SPACED = re.compile(
+    r"(?<![\d.,_^])[1-9]\d{0,2}(?:(?:[ \u00a0\u2009\u202f~]|\\[,;:! ]|\{,\}|,\\!|\\!,)\d{3})+(?![\d]|\s*/\s*\d)"
+)
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|textnormal|mathrm|mathsf|mbox|hbox|operatorname\*?)\s*\{"
+)
 _SCAN = re.compile(
     r"(?P<space>\s+)|(?P<num>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![A-Za-z\d]))?)"
     r"|(?P<command>\\[A-Za-z]+\*?|\\.)|(?P<word>[A-Za-z]+)|(?P<op>\.\.\.|\*\*|<=|>=|!=|.)",
@@ -107,7 +129,8 @@ def lex(answer: str, grouped: bool = True) -> list[Token]:
     """The tokens of an answer. `grouped`: 1,234 is one number. Raises ValueError for what is no answer."""
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("⁄", "/"), answer)
     text = _SCRIPTS.sub(
-        lambda m: f"^{{{m[1].translate(_SUPERSCRIPTS)}}}" if m[1] else f"_{{{m[2].translate(_SUBSCRIPTS)}}}", text
+        lambda m: f"^{{{m[1].translate(_SUPERSCRIPTS)}}}" if m[1] else f"_{{{m[2].translate(_SUBSCRIPTS)}}}",
+        text,
     )
     text = "".join(c if c in _NAMES or c in _SYMBOLS else unicodedata.normalize("NFKC", c) for c in text)
     text = re.sub(r"^\s*(?:\*\*|__)|(?:\*\*|__)\s*[.!]?\s*$", "", text)  # bold
@@ -152,8 +175,10 @@ def _scan(text: str):
             if depth:
                 raise ValueError("an open brace")
             inside = text[opened.end() : end - 1].strip()
-            if "mathrm" in opened[0] and inside.isalpha() and (
-                len(inside) == 1 or inside not in UNITS and _is_product(inside, spaced, last)
+            if (
+                "mathrm" in opened[0]
+                and inside.isalpha()
+                and (len(inside) == 1 or inside not in UNITS and _is_product(inside, spaced, last))
             ):
                 yield from (Token("name", letter, spaced) for letter in inside)
             elif inside in ("i", "e", "d") or not inside.isascii() or not re.fullmatch("[A-Za-z]", inside):
@@ -280,7 +305,9 @@ def _compose(tokens: list[Token]) -> list[Token]:
             out[-1] = Token("num", out[-1].value * _scale(token.value), out[-1].spaced)
         elif token.kind in ("small", "scale"):
             value, place = _spoken(tokens, place)
-            out.append(Token("num", value, token.spaced) if value is not None else Token("word", token.value, True))
+            out.append(
+                Token("num", value, token.spaced) if value is not None else Token("word", token.value, True)
+            )
             continue
         else:
             out.append(token)
@@ -290,7 +317,9 @@ def _compose(tokens: list[Token]) -> list[Token]:
             size = 2 + (out[place + 1].value == "a")
             part = out[place + size - 1] if place + size <= len(out) else None
             if part and part.kind == "num" and not part.digits and part.value < 1:
-                out[place - 1 : place + size] = [Token("num", out[place - 1].value + part.value, out[place - 1].spaced)]
+                out[place - 1 : place + size] = [
+                    Token("num", out[place - 1].value + part.value, out[place - 1].spaced)
+                ]
     return out
 
 
@@ -305,13 +334,22 @@ def _spoken(tokens: list[Token], place: int) -> tuple[Fraction | None, int]:
         token = tokens[place]
         if token.kind == "small":
             tens = current is not None and (current % 100 == 0 or (current % 100 >= 20 and current % 10 == 0))
-            if current is not None and not (tens and token.value < (100 if current % 100 == 0 else 10) and current):
+            if current is not None and not (
+                tens and token.value < (100 if current % 100 == 0 else 10) and current
+            ):
                 break
             current = (current or 0) + token.value
         elif token.kind == "scale":
             scale = _scale(token.value)
             if current is None:
-                if place == first and token.value not in ("half", "dozen", "hundred", "thousand", "million", "billion"):
+                if place == first and token.value not in (
+                    "half",
+                    "dozen",
+                    "hundred",
+                    "thousand",
+                    "million",
+                    "billion",
+                ):
                     return None, place + 1
                 if place > first:
                     break
@@ -324,7 +362,12 @@ def _spoken(tokens: list[Token], place: int) -> tuple[Fraction | None, int]:
         elif token.kind == "op" and token.value == "-" and not token.spaced and current and current % 10 == 0:
             if not (place + 1 < len(tokens) and tokens[place + 1].kind in ("small", "scale")):
                 break
-        elif token.kind == "word" and token.value == "and" and (current or total) and (current or 100) % 100 == 0:
+        elif (
+            token.kind == "word"
+            and token.value == "and"
+            and (current or total)
+            and (current or 100) % 100 == 0
+        ):
             if not (place + 1 < len(tokens) and tokens[place + 1].kind == "small"):
                 break
         else:

@@ -100,8 +100,10 @@ class _Parser:
     def lead(self) -> tuple | None:
         """Pass the words before a value; give the unit that they name."""
         unit, words = None, []
-        while self.next.kind == "word" or self.sees("$", "€", "£", "¥", "₹") or (
-            self.sees(".", "-") and words and unit
+        while (
+            self.next.kind == "word"
+            or self.sees("$", "€", "£", "¥", "₹")
+            or (self.sees(".", "-") and words and unit)
         ):
             word = self.next.value.lower()
             if self.sees(".", "-"):
@@ -127,7 +129,9 @@ class _Parser:
             token = self.next
             if token.kind == "word":
                 word = token.value.lower()
-                if word in CHANGING or any(len(c) > 1 and c in word or c == word for c in CHANGING if not c.isascii()):
+                if word in CHANGING or any(
+                    len(c) > 1 and c in word or c == word for c in CHANGING if not c.isascii()
+                ):
                     if word in _SEPARATORS:
                         break
                     raise ValueError(f"{word} changes a value")
@@ -153,9 +157,17 @@ class _Parser:
                 continue
             elif token.kind == "op" and token.value == "%" and self.place == start:
                 unit = UNITS["%"]
-            elif token.kind == "op" and token.value in ".¢€'" or token.kind == "name" and (
-                token.value == "a" or self.place > start and self.tokens[self.place - 1].value == "/"
-                or unit == UNITS["°"] and token.value in "CF"
+            elif (
+                token.kind == "op"
+                and token.value in ".¢€'"
+                or token.kind == "name"
+                and (
+                    token.value == "a"
+                    or self.place > start
+                    and self.tokens[self.place - 1].value == "/"
+                    or unit == UNITS["°"]
+                    and token.value in "CF"
+                )
             ):
                 if token.value == "¢" or token.value == "€":
                     first = UNITS[token.value]
@@ -166,7 +178,10 @@ class _Parser:
             dimension, factor = first
             if unit and unit[0] != dimension:
                 return unit
-            return (dimension if power == 1 else f"{dimension}^{power}", factor ** int(power) if abs(power) < 9 else 1)
+            return (
+                dimension if power == 1 else f"{dimension}^{power}",
+                factor ** int(power) if abs(power) < 9 else 1,
+            )
         return unit
 
     # Relations and sums
@@ -226,7 +241,9 @@ class _Parser:
     def starts_factor(self) -> bool:
         token = self.next
         if token.kind in ("name", "func"):
-            return token.value not in ("\\rfloor", "\\rceil") and not (token.value == "a" and self.peek().kind == "word")
+            return token.value not in ("\\rfloor", "\\rceil") and not (
+                token.value == "a" and self.peek().kind == "word"
+            )
         if token.kind == "num":
             return self.tokens[self.place - 1].value == ")" and self.peek().value == "^"
         if token.kind == "env":
@@ -271,7 +288,9 @@ class _Parser:
             return self.name(token.value)
         if token.kind == "func":
             return self.function(token.value)
-        if token.kind == "word" and (self.sees("=") or self.next.kind == "word" and self.word_before_equals()):
+        if token.kind == "word" and (
+            self.sees("=") or self.next.kind == "word" and self.word_before_equals()
+        ):
             words = [token.value.lower()]
             while self.next.kind == "word":
                 words.append(self.next.value.lower())
@@ -336,7 +355,11 @@ class _Parser:
                 else:
                     part = part[1][1] / part[2][1]
             elif following.kind == "num" and following.spaced and self.peek().value == "/":
-                if self.peek(2).kind == "num" and following.digits.isdigit() and self.peek(2).digits.isdigit():
+                if (
+                    self.peek(2).kind == "num"
+                    and following.digits.isdigit()
+                    and self.peek(2).digits.isdigit()
+                ):
                     divisor = self.peek(2).value
                     if divisor and following.value < divisor:
                         part = following.value / divisor
@@ -352,7 +375,9 @@ class _Parser:
             if self.take("_"):
                 start = self.place
                 self.arg()
-                name += "_" + "".join(str(t.value) for t in self.tokens[start : self.place] if t.value not in ("{", "}"))
+                name += "_" + "".join(
+                    str(t.value) for t in self.tokens[start : self.place] if t.value not in ("{", "}")
+                )
             elif self.take("'"):
                 name += "'"
             else:
@@ -372,7 +397,9 @@ class _Parser:
 
     def function(self, name: str) -> Node:
         if name in ("frac", "binom"):
-            return ("/", self.arg(), self.arg()) if name == "frac" else ("func", "binom", self.arg(), self.arg())
+            return (
+                ("/", self.arg(), self.arg()) if name == "frac" else ("func", "binom", self.arg(), self.arg())
+            )
         if name not in FUNCTIONS:  # an accent
             start = self.place
             self.arg()
@@ -443,6 +470,10 @@ class _Parser:
 
 def text_key(answer: str) -> str | None:
     """The letters of an answer that is words alone, in lower case; None for any other."""
-    plain = re.sub(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*(?=\{)|[{}$]|\\[ ,;:!]", " ", answer)
+    plain = re.sub(
+        r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*(?=\{)|[{}$]|\\[ ,;:!]",
+        " ",
+        answer,
+    )
     plain = re.sub(r"[\s.,!()\[\]\"'“”*_:-]+", " ", plain).strip()
     return plain.casefold() if plain and all(c.isalpha() or c == " " for c in plain) else None

@@ -62,7 +62,9 @@ class Evaluator:
                 return False
             a, b = (_float(self.value(node, point, DIGITS[1])) for node in (one, other))
             closer = abs(a - b)
-            return closer <= max(abs(a), abs(b)) * mpmath.mpf(10) ** -75 or closer < gap * mpmath.mpf(10) ** -25
+            return (
+                closer <= max(abs(a), abs(b)) * mpmath.mpf(10) ** -75 or closer < gap * mpmath.mpf(10) ** -25
+            )
 
     def _spend(self, *values) -> None:
         for value in values:
@@ -153,7 +155,11 @@ def _power(base, exponent, digits: int):
             if abs(exponent.numerator) * max(size, base not in (0, 1, -1)) > MAX_BITS:
                 raise Unknown("too large a power")
             return base ** int(exponent)
-        return _root(base ** 1, 1 / exponent, digits) if exponent.numerator == 1 else _float_power(base, exponent, digits)
+        return (
+            _root(base**1, 1 / exponent, digits)
+            if exponent.numerator == 1
+            else _float_power(base, exponent, digits)
+        )
     return _float_power(base, exponent, digits)
 
 
@@ -209,7 +215,9 @@ def _function(name: str, parts: list, digits: int):
             return Fraction(math.floor(value) if name == "floor" else math.ceil(value))
         return _floats(lambda mpmath, x: getattr(mpmath, name)(x))(value, digits=digits)
     if name == "abs":
-        return abs(value) if isinstance(value, Fraction) else _floats(lambda _, x: abs(x))(value, digits=digits)
+        return (
+            abs(value) if isinstance(value, Fraction) else _floats(lambda _, x: abs(x))(value, digits=digits)
+        )
     if name == "binom":
         whole = all(isinstance(p, Fraction) and p.denominator == 1 and 0 <= p <= 2000 for p in parts)
         if not whole:

@@ -19,7 +19,15 @@ _LARGE = {"hundred": 100, "thousand": 1000} | {
     for place, word in enumerate("million billion trillion quadrillion quintillion".split())
 }
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7}
-_PARTS |= {"eighth": 8, "ninth": 9, "tenth": 10, "eleventh": 11, "twelfth": 12, "sixteenth": 16, "twentieth": 20}
+_PARTS |= {
+    "eighth": 8,
+    "ninth": 9,
+    "tenth": 10,
+    "eleventh": 11,
+    "twelfth": 12,
+    "sixteenth": 16,
+    "twentieth": 20,
+}
 _PARTS |= {f"{word}th": value for word, value in _LARGE.items()}
 SCALES: dict[str, int | Fraction] = {
     **_LARGE,

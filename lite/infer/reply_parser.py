@@ -81,7 +81,9 @@ class Reader:
     def marker(self, piece: bytes = b"") -> bytes:
         """What of the closing marker stands at the end of the text, with a token `piece` behind it."""
         text = self.tail + piece
-        return next((text[-size:] for size in range(len(_CLOSE) - 1, 0, -1) if _ends(text, _CLOSE[:size])), b"")
+        return next(
+            (text[-size:] for size in range(len(_CLOSE) - 1, 0, -1) if _ends(text, _CLOSE[:size])), b""
+        )
 
     def at_end_of_sentence(self, piece: bytes) -> bool:
         """Whether a sentence or a line ends before a token with this text."""
@@ -107,9 +109,17 @@ class Reader:
     def _marker_in(self, held: bytes) -> re.Match[bytes] | None:
         """The first marker in the text held that is not quoted; one behind a quote waits for what follows it."""
         for match in _MARKER.finditer(held):
-            before = self.tail[: len(self.tail) - len(held) + match.start()] if not match.start() else held[: match.start()]
+            before = (
+                self.tail[: len(self.tail) - len(held) + match.start()]
+                if not match.start()
+                else held[: match.start()]
+            )
             quote, behind = before[-1:].decode("ascii", "ignore"), held[match.end() : match.end() + 1]
-            if quote and quote in "`\"'" and (not behind or is_quoted(quote, behind.decode("ascii", "ignore"))):
+            if (
+                quote
+                and quote in "`\"'"
+                and (not behind or is_quoted(quote, behind.decode("ascii", "ignore")))
+            ):
                 continue
             return match
         return None

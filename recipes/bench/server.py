@@ -118,7 +118,7 @@ def make_cases(gguf: Path, num: int, max_tokens: int, threads: int) -> list[Case
         modes = MODES if engine.has_dial else (BASE,)
         cases = [
             Case(
-                word_problems.tell(rng, index % word_problems.MAX_STEPS + 1).question,
+                word_problems.tell(rng, word_problems.MIX[index % len(word_problems.MIX)]).question,
                 modes[index % len(modes)],
                 max_tokens,
                 index // len(modes),
