@@ -1,7 +1,7 @@
 """Stage `problems`: problems from one source or several, cut into train, rl and eval sets that share no question.
 
 Sources: "quickstart", the embedded world; "gym:<task>", a task of reasoning-gym; a file, or a data set of the Hugging
-Face Hub (see `lite.data.sources` for files, `lite.problem_rows` for columns).
+Face Hub (see `lite.data.sources` for files, `lite.data.rows` for columns).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from lite.config import Source
 from lite.data import sources, word_problems
+from lite.data.rows import id_of, question_key, to_problem
 from lite.errors import LiteError
-from lite.problem_rows import id_of, question_key, to_problem
 from lite.run import Run
 from lite.runtime.files import write_records
 from lite.runtime.progress import console

@@ -57,7 +57,7 @@ def final_answer(text: str) -> str | None:
         return _undollared(found[-1]) or None
     if found := _SAID.findall(text):
         return _concise(found[-1].rstrip(_STARS)) or None
-    return text.strip() if _is_plain_number(text.strip()) else None
+    return text.strip() if is_plain_number(text.strip()) else None
 
 
 def _concise(said: str) -> str:
@@ -85,7 +85,7 @@ def _undollared(text: str) -> str:
     return text
 
 
-def _is_plain_number(text: str) -> bool:
+def is_plain_number(text: str) -> bool:
     if len(text) > MAX_CHARS or not _PLAIN.match(text):
         return False
     try:

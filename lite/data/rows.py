@@ -17,7 +17,8 @@ from typing import Any
 from lite.config import Source
 from lite.data import sources
 from lite.errors import LiteError
-from lite.grading import final_answer, plain_number
+from lite.grading import final_answer
+from lite.grading.find import is_plain_number
 from lite.schema import Problem
 from lite.tokens import THINK_CLOSE, parse_reply
 
@@ -90,7 +91,7 @@ def _gold(answer: str, where: str, said: list[str]) -> str:
     prose = re.sub(r"\\text\w*\s*\{[^{}]*\}|\$[^$]*\$|\\[A-Za-z]+", " ", answer)
     num_words = len(re.findall(r"[^\W\d_]{2,}", prose))
     sentence = num_words > 1 and _VERB.search(prose) or num_words > 3 and _NUMBER.search(prose)
-    if not sentence or plain_number(answer) is not None:
+    if not sentence or is_plain_number(answer):
         return answer
     formulas = re.findall(r"\$([^$]+)\$(?!\d)", answer)
     numbers = (
