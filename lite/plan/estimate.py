@@ -23,6 +23,7 @@ REMEDIES = {
     "logits": "{stage}.batch_size, then {stage}.max_tokens",
     "KV cache": "{stage}.batch_size, then {stage}.max_tokens",
     "sampling": "{stage}.batch_size",
+    "attention": "{stage}.batch_size, then {stage}.max_tokens",
 }
 OWN_REMEDIES = {
     ("annotate", "weights"): "annotate.method: rules or teacher, or a smaller model",
@@ -33,6 +34,7 @@ OWN_REMEDIES = {
     ("compress", "activations"): "compress.batch_size, then compressor.max_tokens",
     ("sft", "activations"): "sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens",
     ("chrpo", "KV cache"): "chrpo.prompts, then chrpo.max_tokens",
+    ("chrpo", "attention"): "chrpo.prompts, then chrpo.max_tokens",
     ("chrpo", "sampling"): "chrpo.prompts",
     ("chrpo", "vLLM"): "chrpo.vllm",
 }
@@ -146,12 +148,16 @@ def training(recipe: Recipe, shape: Shape, machine: Machine, rows: int, tokens: 
 
 
 def generating(shape: Shape, machine: Machine, sequences: int, tokens: float, linear_bytes: float):
-    """Terms of sampling so many sequences up to so many tokens."""
-    return {
+    """Terms of sampling so many sequences up to so many tokens; a GPU allocates their whole cache at the start."""
+    terms = {
         "weights": linear_bytes,
         "KV cache": kv_cache(shape, sequences * tokens, machine.width),
         "sampling": float(SAMPLING_BYTES * sequences * shape.vocab_size),
     }
+    if machine.on_gpu:  # keys and values of one layer, repeated for every head; PEFT's copy of the table at loading
+        terms["attention"] = 2.0 * machine.width * sequences * tokens * shape.query
+        terms["token rows"] = float(machine.width * shape.vocab_size * shape.hidden_size)
+    return terms
 
 
 def seconds_to_generate(
