@@ -45,7 +45,7 @@ def test_sft_on_a_card_and_on_a_cpu():
     num = 4 * 4096
     assert gpu.ram["activations in RAM"] == 2 * 28 * num * 2048
     assert gpu.gpu["activations"] == 2 * num * footprint.activations(QWEN3_1_7B, 32, 2)
-    assert gpu.gpu["token rows"] == 2 * 2 * 151_936 * 2048
+    assert gpu.gpu["token rows"] == 3 * 2 * 151_936 * 2048
     assert gpu.gpu["logits"] == 4 * 2**30  # Unsloth's cap
     cpu = Planner(recipe, QWEN3_1_7B, LENGTHS, replace(CARDS["cpu"], bf16=True)).all()["sft"]
     assert cpu.gpu == {} and cpu.ram["activations"] > 28 * num * footprint.activations(QWEN3_1_7B, 32, 2)
@@ -66,8 +66,8 @@ def test_every_stage_and_what_grows_with_what():
         other = Planner(parse(f"{RECIPE}\n{change}"), QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()
         return {name: {t for t in base[name].gpu if other[name].gpu[t] > base[name].gpu[t]} for name in READS}
 
-    assert grown("traces: {batch_size: 64}")["traces"] == {"KV cache", "sampling"}
-    assert grown("probe: {max_tokens: 8000}") == {**dict.fromkeys(READS, set()), "probe": {"KV cache"}}
+    assert grown("traces: {batch_size: 64}")["traces"] == {"KV cache", "attention", "sampling"}
+    assert grown("probe: {max_tokens: 8000}") == {**dict.fromkeys(READS, set()), "probe": {"KV cache", "attention"}}
     long = Planner(recipe, QWEN3_1_7B, replace(LENGTHS, row=8192), CARDS["24gb"]).all()["sft"]
     assert long.gpu["activations"] == 2 * base["sft"].gpu["activations"]
 
