@@ -51,7 +51,7 @@ def init_rows(base, tokenizer, seed: int) -> None:
     }
     for layer in layers.values():  # one layer where they are tied
         weight = layer.weight.data  # (V, d)
-        length = weight[: min(ids)].float().norm(dim=1).mean()
+        length = torch.linalg.vector_norm(weight[: min(ids)], dim=1, dtype=torch.float32).mean()
         for row, word in zip(ids, CONTROL_WORDS, strict=True):
             meaning = weight[tokenizer.encode(word, add_special_tokens=False)].float().mean(0)
             noise = torch.randn(len(meaning), generator=generator).to(weight.device)

@@ -94,6 +94,8 @@ def generate(
             elif hasattr(model, "vllm_engine"):
                 outputs = _sample_vllm(model, batch, stops, max_tokens, temperature, top_p, seed + start)
             else:
+                if len(batch) == 1:  # Unsloth's NF4 step for one row gave other tokens (docs/benchmarks.md)
+                    batch = batch * 2
                 ids = [[pad] * (width - len(prompt)) + prompt for prompt in batch]
                 mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
                 outputs = model.generate(
@@ -105,7 +107,7 @@ def generate(
                     use_cache=True,
                     **sampling,
                 )[:, width:].tolist()
-        for index, reply in zip(chosen, outputs, strict=True):
+        for index, reply in zip(chosen, outputs[: len(chosen)], strict=True):
             end = next((place for place, token in enumerate(reply) if token in stops), len(reply))
             replies[index] = reply[:end]
         if advance is not None:

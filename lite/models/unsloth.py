@@ -42,6 +42,7 @@ def prepare() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     os.environ.setdefault("UNSLOTH_DECODE_CUDA_GRAPHS", "1")  # by itself only inside TRL's own generation
+    os.environ.setdefault("UNSLOTH_DECODE_GRAPH_PREALLOC", "1")  # a cache that grows is there twice meanwhile
     os.environ.setdefault("UNSLOTH_VLLM_MERGED_ROLLOUT", "0")  # it would fold LoRA, and knows no trained rows
     # Notices about torchao's enums, and about kernels of the hub that bitsandbytes can do without.
     for name in ("torch.utils._pytree", "bitsandbytes.backends.cpu.ops"):

@@ -135,8 +135,8 @@ def training(recipe: Recipe, shape: Shape, machine: Machine, rows: int, tokens: 
         terms["activations"] = (1 + FRAGMENTS) * layers * a_layer + backward
         terms["logits"] = 10.0 * min(num * shape.vocab_size, LOSS_ELEMENTS)
         return terms, {}
-    # PEFT's copy of the head with the rows in it, and its gradient; AdamW's states of six rows are nothing.
-    terms["token rows"] = 2.0 * width * shape.vocab_size * shape.hidden_size
+    # PEFT's copies of embedding and head with the rows in them, and the head's gradient.
+    terms["token rows"] = 3.0 * width * shape.vocab_size * shape.hidden_size
     terms["activations"] = 2 * a_layer  # recomputed layer by layer, and their gradients
     left = machine.gpu_gb * 1e9 - CUDA_CONTEXT - sum(terms.values())
     one = LOGIT_BYTES * shape.vocab_size * rows
