@@ -94,9 +94,7 @@ def generate(
             elif hasattr(model, "vllm_engine"):
                 outputs = _sample_vllm(model, batch, stops, max_tokens, temperature, top_p, seed + start)
             else:
-                if (
-                    len(batch) == 1
-                ):  # in NF4 Unsloth's step of one row gives other tokens (docs/benchmarks.md)
+                if len(batch) == 1:  # Unsloth's NF4 step for one row gave other tokens (docs/benchmarks.md)
                     batch = batch * 2
                 ids = [[pad] * (width - len(prompt)) + prompt for prompt in batch]
                 mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]
