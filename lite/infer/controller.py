@@ -46,7 +46,8 @@ class Controller:
     `phase` is where the reply begins: what of it the prompt has written already. `emit` is called with every Piece.
     `ids` is what was written. A step may take back the last of them; who feeds them has to forget these, too.
     `stops` end the answer; what follows its end is the last `num_hidden` bytes of the reply then.
-    `raw`: the reply is a text that goes on, in which markers mean nothing.
+    `raw`: the reply is a text that goes on, in which markers mean nothing. `opens`: this model opens its think spans
+    itself, as one with a dial does; another may close one that it has not opened.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Controller:
         stops: Sequence[str] = (),
         grammar: Grammar | None = None,
         raw: bool = False,
+        opens: bool = False,
     ):
         self.lexicon, self.limits = lexicon, limits
         self._stops = Stops(stops, emit, raw=raw) if stops else None
@@ -66,7 +68,7 @@ class Controller:
         self._grammar = grammar
         show = self._show if emit else None
         self.reader = Verbatim(show) if raw else Reader(phase, show)
-        self._is_raw = raw
+        self._is_raw, self._opens = raw, opens
         self.ids: list[int] = []
         self.stop: Stop | None = None
         self.num_hidden = 0
@@ -160,7 +162,8 @@ class Controller:
             return False
         if _CLOSE in tail[1 - len(_CLOSE) :] + piece:
             # A model whose habit is that its prompt opens the span closes one that it has not opened.
-            closes_unopened = self._never_opened and self.limits.budget is None and not self._grammar
+            may_close = not (self._opens or self._grammar) and self.limits.budget is None
+            closes_unopened = self._never_opened and may_close
             return not closes_unopened or _CLOSE in self.reader.answer
         return phase is Phase.ANSWER and _OPEN in tail[1 - len(_OPEN) :] + piece
 
