@@ -79,8 +79,8 @@ def macro_f1(predicted: np.ndarray, gold: np.ndarray) -> float:
     """Mean of the F1 of DROP (0) and of KEEP (1); a class that neither has counts as 1."""
     scores = []
     for label in (0, 1):
-        hits = np.sum((predicted == label) & (gold == label))
-        size = np.sum(predicted == label) + np.sum(gold == label)
+        hits = int(np.sum((predicted == label) & (gold == label)))
+        size = int(np.sum(predicted == label) + np.sum(gold == label))
         scores.append(2 * hits / size if size else 1.0)
     return float(np.mean(scores))
 

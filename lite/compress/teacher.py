@@ -197,10 +197,10 @@ def _pair(item: Any) -> tuple[int, int] | None:
         item = list(match.groups())
     if not isinstance(item, list):
         item = [item, item]
-    numbers = [_number(value) for value in item]
-    if len(numbers) == 1:
-        numbers *= 2
-    return (numbers[0], numbers[1]) if len(numbers) == 2 and None not in numbers else None
+    numbers = [number for value in item if (number := _number(value)) is not None]
+    if len(numbers) != len(item) or len(numbers) not in (1, 2):
+        return None
+    return numbers[0], numbers[-1]
 
 
 def _content(reply: dict[str, Any]) -> str:
@@ -325,7 +325,7 @@ class Teacher:
         return Answer(key, [], tokens_in, tokens_out)
 
 
-def _units_of(parts: dict[Chunk, list[list[int]]]) -> list[int]:
+def _units_of(parts: dict[Chunk, Any]) -> list[int]:
     """Indices of the kept units of a trace, from the ranges of its chunks, in their order."""
     return [
         chunk.begin + number - 1

@@ -186,7 +186,9 @@ class Environment:
         completions = [reply + end if len(reply) < config.max_tokens else reply for reply in replies]
         return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
 
-    def main(self, prompts: list[str], completion_ids: list[list[int]], trainer_state, **_) -> list[float]:
+    def main(
+        self, prompts: list[str], completion_ids: list[list[int]], trainer_state, **_kwargs
+    ) -> list[float]:
         """TRL's reward function: R_main of each completion. Keeps R_ctrl and writes the step's line."""
         end = self.tokenizer.eos_token_id
         replies = [ids[:-1] if ids[-1] == end else ids for ids in completion_ids]
