@@ -6,7 +6,7 @@ import errno
 import os
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +46,7 @@ def _top(
 
 
 LONGEST = 2000  # characters of a message
-UsageError = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
+UsageError: Any = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
 
 
 def _fail(message: str) -> None:

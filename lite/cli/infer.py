@@ -14,11 +14,10 @@ from lite.cli.options import (
     SeedOption,
     app,
     dial_of,
-    mode_of,
     read_stdin,
 )
 from lite.errors import LiteError
-from lite.tokens import MODES
+from lite.tokens import MODES, mode_of
 
 RatioOption = Annotated[
     str | None,

@@ -10,7 +10,7 @@ import typer
 
 from lite import quickstart
 from lite.errors import LiteError
-from lite.tokens import BASE, EFFORTS, MODES, POLICY, RATIOS
+from lite.tokens import EFFORTS, mode_of
 
 app = typer.Typer(
     help="Teach a small reasoning model to think in 20 to 100 % of its tokens on demand, and run it from a GGUF.",
@@ -64,22 +64,6 @@ EndpointOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Decides which problems.")]
-
-
-def mode_of(text: str) -> str:
-    """The mode a user means: "0.2", ".2" and "0.20" are one. Raises LiteError off the grid."""
-    grid = ", ".join(map(str, RATIOS))
-    if text in (BASE, POLICY):
-        return text
-    try:
-        ratio = float(text)
-    except ValueError:
-        raise LiteError(f"ratio {text!r}: not a number; use one of {grid} or {POLICY}") from None
-    if not 0 < ratio <= 1:
-        raise LiteError(f"ratio {text}: must lie in (0, 1]; use one of {grid} or {POLICY}")
-    if ratio not in RATIOS:
-        raise LiteError(f"ratio {text}: the model knows {grid} and {POLICY}; use one of them")
-    return MODES[RATIOS.index(ratio)]
 
 
 def ratios_of(text: str) -> list[float]:

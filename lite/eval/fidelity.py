@@ -27,7 +27,7 @@ import numpy as np
 from lite import config
 from lite.compress.baselines import rule_scores, self_information
 from lite.compress.classifier import CompressorModel
-from lite.compress.compress import choose, cohere, encoder
+from lite.compress.compress import Scores, choose, cohere, encoder
 from lite.compress.compress import load as load_compressor
 from lite.compress.logprobs import Scored, log_p
 from lite.compress.select import join, random_scores
@@ -168,7 +168,7 @@ class Judge:
 
 def _scores(
     compressor: CompressorModel, judge: Judge, problems: Sequence[Problem], cohesion: float, seed: int
-) -> dict[str, list[Sequence[float]]]:
+) -> dict[str, Sequence[Scores]]:
     """Each method's scores of the units of each solution."""
     questions, cots = [p.question for p in problems], [p.cot for p in problems]
     return {

@@ -46,7 +46,7 @@ def wilson(correct: int, total: int) -> list[float]:
     return [float(max(0.0, centre - half)), float(min(1.0, centre + half))]
 
 
-def bootstrap_mean(values: Sequence[float]) -> list[float]:
+def bootstrap_mean(values: Sequence[float] | np.ndarray) -> list[float]:
     """95 % interval [low, high] of the mean over problems; the same values give the same interval."""
     numbers, rng = np.asarray(values, float), np.random.default_rng(0)
     means = [numbers[rng.integers(0, numbers.size, numbers.size)].mean() for _ in range(RESAMPLES)]

@@ -339,19 +339,16 @@ def for_rollouts(model) -> Iterator[Any]:
     saved = [param.detach().clone() for param in frozen]
     release_memory()
     FastLanguageModel.for_inference(model)
-    take_out = place_rows(model) if not fold else None
+    take_out = model.unmerge_adapter if fold else place_rows(model)
     if fold:
         model.merge_adapter()
     try:
         yield model.get_base_model() if fold else model
     finally:
-        if fold:
-            model.unmerge_adapter()
-            with torch.no_grad():  # unmerging leaves rounding errors
-                for param, before in zip(frozen, saved, strict=True):
-                    param.copy_(before)
-        else:
-            take_out()
+        take_out()
+        with torch.no_grad():  # unmerging leaves rounding errors
+            for param, before in zip(frozen, saved, strict=True):
+                param.copy_(before)
         FastLanguageModel.for_training(model)
         release_memory(model)
 

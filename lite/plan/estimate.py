@@ -154,7 +154,9 @@ def generating(shape: Shape, machine: Machine, sequences: int, tokens: float, li
         "KV cache": kv_cache(shape, sequences * tokens, machine.width),
         "sampling": float(SAMPLING_BYTES * sequences * shape.vocab_size),
     }
-    if machine.on_gpu:  # keys and values of one layer, repeated for every head; PEFT's copy of the table at loading
+    if (
+        machine.on_gpu
+    ):  # keys and values of one layer, repeated for every head; PEFT's copy of the table at loading
         terms["attention"] = 2.0 * machine.width * sequences * tokens * shape.query
         terms["token rows"] = float(machine.width * shape.vocab_size * shape.hidden_size)
     return terms

@@ -29,7 +29,8 @@ LONGEST_WAIT_S = 600.0  # that a server may ask for with Retry-After
 MAX_BYTES = 32 << 20  # of a reply; more is no reply
 FLAG_KEY_ENV = "LITE_API_KEY"  # names the key of a server given with --endpoint
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def base_url(url: str) -> str:

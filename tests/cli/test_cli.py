@@ -15,9 +15,9 @@ import pytest
 from tiny_gguf import write_tiny_gguf
 
 from lite import cli, pipeline
-from lite.cli.options import mode_of, ratios_of
+from lite.cli.options import ratios_of
 from lite.errors import printable
-from lite.tokens import MODES
+from lite.tokens import MODES, mode_of
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,10 @@ def test_every_stage_and_what_grows_with_what():
         return {name: {t for t in base[name].gpu if other[name].gpu[t] > base[name].gpu[t]} for name in READS}
 
     assert grown("traces: {batch_size: 64}")["traces"] == {"KV cache", "attention", "sampling"}
-    assert grown("probe: {max_tokens: 8000}") == {**dict.fromkeys(READS, set()), "probe": {"KV cache", "attention"}}
+    assert grown("probe: {max_tokens: 8000}") == {
+        **dict.fromkeys(READS, set()),
+        "probe": {"KV cache", "attention"},
+    }
     long = Planner(recipe, QWEN3_1_7B, replace(LENGTHS, row=8192), CARDS["24gb"]).all()["sft"]
     assert long.gpu["activations"] == 2 * base["sft"].gpu["activations"]
 
