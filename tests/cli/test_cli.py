@@ -43,12 +43,12 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
             ("train", "quickstart", "--set", "sft.epoch=3"),
             "unknown recipe key sft.epoch; did you mean sft.epochs?",
         ),
-        (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': expected int, got str"),
+        (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': must be a valid integer"),
         (("train", "quickstart", "--set", "sft.rank"), "--set sft.rank: expected key=value"),
         (("train", "tiny_reasonr.py"), "no packaged recipe 'tiny_reasonr.py'; did you mean quickstart.yaml?"),
         (
             ("train", "quickstart", "--set", "probe.min_success=1.5"),
-            "probe.min_success = 1.5: must lie in (0, 1]",
+            "probe.min_success = 1.5: must be at most 1",
         ),
         (
             ("train", "quickstart", "--stage", "sfx"),
@@ -190,7 +190,7 @@ def test_problems_prints_jsonl(lite):
     code, out, _ = lite("problems", "quickstart", "--num", "7", "--seed", "99")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(rows) == 7
-    assert all([*row] == ["id", "question", "answer", "cot", "data_set"] for row in rows)
+    assert all([*row] == ["id", "question", "answer", "cot", "data_set", "kind", "needed"] for row in rows)
     assert rows[0]["id"] == "quickstart-99-0"
 
 
