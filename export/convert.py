@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from export import vocab
 from export.template import dial_template
 from lite.errors import LiteError
+from lite.models import pretrained
 from lite.plan.model_shape import whole
 from lite.runtime.files import atomic_write
 from lite.runtime.progress import progress
@@ -58,7 +59,7 @@ class Weights:
 def find_weights(folder: Path) -> Weights:
     """Look up the tensors of a folder's safetensors files. Raises LiteError for none and for a cut file."""
     files, shapes = {}, {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in pretrained.weight_files(folder):
         try:
             with safe_open(path, framework="pt") as handle:
                 for name in handle.keys():
@@ -67,69 +68,82 @@ def find_weights(folder: Path) -> Weights:
             raise LiteError(
                 f"{path}: not a whole safetensors file ({fault}); save or download it again"
             ) from None
-    if not files:
-        raise LiteError(
-            f"{folder}: no *.safetensors in it; save the model with save_pretrained (adapters: merge first)"
-        )
     return Weights(files, shapes)
 
 
-def _rope_factors(rope: dict[str, Any], theta: float, head_dim: int, where: Path) -> np.ndarray:
-    """Llama 3's frequency factors, (head_dim / 2,): what llama.cpp divides each rotary frequency by."""
-    try:
-        factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-        window = float(rope["original_max_position_embeddings"])
-    except KeyError as fault:
-        raise LiteError(f"{where}: rope type llama3 without {fault}; complete its rope parameters") from None
-    waves = 2 * np.pi * theta ** (np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)  # (head_dim / 2,)
-    smooth = np.clip((window / waves - low) / (high - low), 0, 1)
-    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
+# What is written of each rope type's parameters, beside its name and theta.
+ROPE_KEYS = {
+    "default": set(),
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+    "yarn": {"factor", "original_max_position_embeddings", "attention_factor", "mscale", "mscale_all_dim"},
+}
+# What llama.cpp computes in any case.
+ROPE_FIXED = {"partial_rotary_factor": 1, "beta_fast": 32, "beta_slow": 1, "truncate": True}
 
 
 def _add_rope(
-    writer: gguf.GGUFWriter, config: dict[str, Any], head_dim: int, where: Path
+    writer: gguf.GGUFWriter, config: dict[str, Any], head_dim: int, folder: Path
 ) -> np.ndarray | None:
-    """Write rotary settings; return Llama 3's frequency factors where the model has them."""
+    """Write rotary settings; return Llama 3's frequency factors, (head_dim / 2,), where the model has them.
+
+    llama.cpp divides each rotary frequency by its factor. The scaling itself is transformers' own computation.
+    """
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    where = folder / "config.json"
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}  # transformers 5, 4
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind not in ROPE_KEYS:
+        raise LiteError(f"{where}: rope type {kind!r}; {', '.join(ROPE_KEYS)} can be exported")
+    for key in rope.keys() - ROPE_KEYS[kind] - {"rope_type", "type", "rope_theta"}:
+        if rope[key] not in (None, ROPE_FIXED.get(key)):
+            raise LiteError(
+                f"{where}: {key} = {rope[key]!r} of rope type {kind} cannot be written into a GGUF; remove it only if"
+                " the model was trained without it"
+            )
     theta = float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0)
     writer.add_rope_freq_base(theta)
     writer.add_rope_dimension_count(head_dim)
-    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    loaded = pretrained.load_config(folder, str(where))
+    frequencies, attention_factor = ROPE_INIT_FUNCTIONS[kind](loaded, "cpu")  # (head_dim / 2,)
     if kind == "llama3":
-        return _rope_factors(rope, theta, head_dim, where)
-    if kind in ("linear", "yarn"):
-        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
-        writer.add_rope_scaling_factor(float(rope["factor"]))
-        if kind == "yarn":
-            window = rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
-            writer.add_rope_scaling_orig_ctx_len(int(window))
-    elif kind != "default":
-        raise LiteError(f"{where}: rope type {kind!r}; default, linear, yarn or llama3 can be exported")
+        plain = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)  # (head_dim / 2,)
+        return (plain / frequencies.double().numpy()).astype(np.float32)
+    writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+    writer.add_rope_scaling_factor(factor := float(loaded.rope_parameters["factor"]))
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(int(loaded.rope_parameters["original_max_position_embeddings"]))
+        own = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0  # llama.cpp's
+        writer.add_rope_scaling_attn_factors(attention_factor / own)
     return None
 
 
 def _add_config(
-    writer: gguf.GGUFWriter, config: dict[str, Any], num_rows: int, where: Path
+    writer: gguf.GGUFWriter, config: dict[str, Any], num_rows: int, folder: Path
 ) -> np.ndarray | None:
     """Write the model's sizes; return rotary frequency factors, if any."""
+    where = folder / "config.json"
     for key, wanted in (("hidden_act", "silu"), ("use_sliding_window", False), ("quantization_config", None)):
         if config.get(key, wanted) not in (wanted, None):
             raise LiteError(f"{where}: {key} = {config[key]!r}; only {wanted!r} can be exported")
-    folder = str(where.parent)
-    num_heads, hidden_size = (whole(config, key, folder) for key in ("num_attention_heads", "hidden_size"))
-    head_dim = whole(config, "head_dim", folder, max(1, hidden_size // num_heads))
+    model = str(folder)
+    num_heads, hidden_size = (whole(config, key, model) for key in ("num_attention_heads", "hidden_size"))
+    head_dim = whole(config, "head_dim", model, max(1, hidden_size // num_heads))
     try:
         writer.add_vocab_size(num_rows)
-        writer.add_context_length(whole(config, "max_position_embeddings", folder))
+        writer.add_context_length(whole(config, "max_position_embeddings", model))
         writer.add_embedding_length(hidden_size)
-        writer.add_block_count(whole(config, "num_hidden_layers", folder))
-        writer.add_feed_forward_length(whole(config, "intermediate_size", folder))
+        writer.add_block_count(whole(config, "num_hidden_layers", model))
+        writer.add_feed_forward_length(whole(config, "intermediate_size", model))
         writer.add_head_count(num_heads)
-        writer.add_head_count_kv(whole(config, "num_key_value_heads", folder, num_heads))
+        writer.add_head_count_kv(whole(config, "num_key_value_heads", model, num_heads))
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
         writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-        return _add_rope(writer, config, head_dim, where)
+        return _add_rope(writer, config, head_dim, folder)
     except KeyError as fault:
         raise LiteError(f"{where}: no {fault}; save the model with save_pretrained") from None
     except (TypeError, ValueError) as fault:
@@ -145,9 +159,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter, words: vocab.Vocabulary, template: 
     writer.add_token_types(words.types)
     writer.add_token_merges(words.merges)
     for name, number in words.special_ids.items():
-        {"eos": writer.add_eos_token_id, "bos": writer.add_bos_token_id, "pad": writer.add_pad_token_id}[
-            name
-        ](number)
+        getattr(writer, f"add_{name}_token_id")(number)
     writer.add_add_bos_token(words.add_bos)
     if template is not None:
         writer.add_chat_template(template)
@@ -226,13 +238,13 @@ def convert(
     for needed in (embedding,) if tied else (embedding, head):
         if needed not in weights.shapes:
             raise LiteError(f"{folder}: no tensor {needed}; save the whole model")
-    num_rows = weights.shapes[embedding][0]
-    try:
-        words = vocab.read(folder, num_rows)
-    except (KeyError, TypeError, AttributeError) as fault:
+    if tied and head in weights.shapes and not np.array_equal(weights.load(head), weights.load(embedding)):
         raise LiteError(
-            f"{folder / 'tokenizer.json'}: damaged ({fault!r}); save the tokenizer with save_pretrained"
-        ) from None
+            f"{folder / 'config.json'}: tie_word_embeddings is true, and {weights.files[head].name} has a {head} of its"
+            " own; set it to false, or remove that tensor"
+        )
+    num_rows = weights.shapes[embedding][0]
+    words = vocab.read(folder, num_rows)
     template = dial_of(folder, words.tokens, words.chat_template) if dial else words.chat_template
 
     num_layers = whole(config, "num_hidden_layers", str(folder))
@@ -257,7 +269,7 @@ def convert(
         writer.add_name(name)
         writer.add_file_type(TYPES[dtype][1])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-        factors = _add_config(writer, config, num_rows, folder / "config.json")
+        factors = _add_config(writer, config, num_rows, folder)
         _add_vocabulary(writer, words, template)
         for key, values in (extra or {}).items():
             writer.add_array(key, values)

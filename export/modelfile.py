@@ -124,14 +124,14 @@ def go_template(parts: Frame, mode: str) -> str:
     )
 
 
-def modelfile(gguf: str, parts: Frame, mode: str, stop: str, context_tokens: int) -> str:
-    """Ollama's Modelfile for a mode of a GGUF that lies beside it; `stop` is its EOS token."""
+def modelfile(gguf: str, parts: Frame, mode: str, ends: Sequence[str], context_tokens: int) -> str:
+    """Ollama's Modelfile for a mode of a GGUF that lies beside it; `ends` are the tokens that end its replies."""
     return "\n".join(
         [
             f"# ollama create NAME -f this file; the thinking budget is fixed: {mode}",
             f"FROM ./{gguf}",
             f'TEMPLATE """{go_template(parts, mode)}"""',
-            f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}",
+            *(f"PARAMETER stop {json.dumps(end, ensure_ascii=False)}" for end in ends),
             f"PARAMETER num_ctx {min(context_tokens, MAX_CONTEXT)}",
             "PARAMETER temperature 0.7",
             "PARAMETER top_p 0.9",

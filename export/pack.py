@@ -25,7 +25,7 @@ from lite import config as recipe
 from lite.errors import LiteError
 from lite.gguf import check
 from lite.gguf.calibration import Calibration
-from lite.models import adapters
+from lite.models import adapters, pretrained
 from lite.plan.estimate import MERGED_WIDTH
 from lite.run import Run
 from lite.runtime.files import atomic_write, write_json
@@ -90,7 +90,7 @@ def _merged(base: str, adapter: Path, work: Path) -> Source:
         raise LiteError(
             f"{folder / 'config.json'}: dtype = {dtype!r}; {', '.join(MERGED_WIDTH)} can be merged"
         )
-    require_space(work, sum(path.stat().st_size for path in folder.glob("*.safetensors")))
+    require_space(work, sum(path.stat().st_size for path in pretrained.weight_files(folder)))
     merge(str(folder), adapter, work / "merged", dtype)
     name = f"{folder.name}-{adapter.name}"
     return Source(work / "merged", name, f"`{folder.name}` with the adapter `{adapter.name}`")
@@ -111,8 +111,7 @@ def find(source: str, adapter: Path | None, work: Path) -> Source:
 
 def has_control_tokens(folder: Path) -> bool:
     """Whether a folder's tokenizer has the control tokens: then its model has learnt the dial."""
-    added = vocab.read_json(folder / "tokenizer.json").get("added_tokens", ())
-    return {*CONTROL_TOKENS} <= {token["content"] for token in added}
+    return {*CONTROL_TOKENS} <= pretrained.load_tokenizer(folder, str(folder)).get_added_vocab().keys()
 
 
 def _claim(out: Path) -> None:
@@ -130,17 +129,18 @@ def _claim(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _modelfiles(gguf: Path, template: str) -> dict[str, str]:
-    """The name and text of the Modelfile of each preset."""
+def _modelfiles(gguf: Path, folder: Path) -> dict[str, str]:
+    """The name and text of the Modelfile of each preset of a GGUF, made from the Hugging Face `folder`."""
+    template = vocab.chat_template(pretrained.load_tokenizer(folder, str(folder))) or ""
     container = check.check(gguf)
     words = container.metadata
     tokens = words["tokenizer.ggml.tokens"]
-    eos = tokens[words["tokenizer.ggml.eos_token_id"]]
+    ends = [tokens[words[key]] for name in vocab.ENDS if (key := f"tokenizer.ggml.{name}_token_id") in words]
     bos = tokens[words["tokenizer.ggml.bos_token_id"]] if "tokenizer.ggml.bos_token_id" in words else ""
-    parts = modelfile.frame(modelfile.renderer(template, bos, eos))
+    parts = modelfile.frame(modelfile.renderer(template, bos, ends[0]))
     context = words.get(f"{container.architecture}.context_length", modelfile.MAX_CONTEXT)
     return {
-        f"Modelfile.{preset}": modelfile.modelfile(gguf.name, parts, mode, eos, context)
+        f"Modelfile.{preset}": modelfile.modelfile(gguf.name, parts, mode, ends, context)
         for preset, mode in modelfile.PRESETS.items()
     }
 
@@ -175,7 +175,7 @@ def pack(
             extra=lengths.metadata() if lengths else None,
             checkout=checkout,
         )
-        texts = _modelfiles(files[quants[0]], vocab.chat_template(made.folder) or "") if dial else {}
+        texts = _modelfiles(files[quants[0]], made.folder) if dial else {}
         presets = [name.partition(".")[2] for name in texts]
         digests = {quant: (path.name, sha256(path)) for quant, path in files.items()}
         texts["README.md"] = card(

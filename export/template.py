@@ -3,7 +3,7 @@
 The prelude rebuilds `messages` so that the last user turn carries the instruction and, last, a control token:
 `comp_ratio` (20, 40, 60, 80 or 100, a number or text; "policy" or nothing lets the model choose). Thinking is
 switched off as Qwen3 does it: `enable_thinking` false puts an empty, closed think span where the assistant
-begins, whatever the ratio; a base template that has the switch keeps its own. llama-server believes in a
+begins, whatever the ratio, and only closes it where the base template opens it; one that has the switch keeps its own. llama-server believes in a
 switch, and leaves it on, only where it sees a template render `reasoning_content`; so an assistant turn behind
 the last user turn shows its own, where the base template does not do that. All keeps to constructs that Jinja2
 and llama.cpp's own engine render alike: namespaces, list concatenation, plain filters.
@@ -22,6 +22,7 @@ from lite.tokens import (
     THINK_CLOSE,
     THINK_OPEN,
     neutralise,
+    opened_think,
 )
 
 NO_THINKING = f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n"  # Qwen3's empty think span
@@ -51,12 +52,14 @@ def _choose_token() -> str:
 
 
 def _switch(template: str) -> str:
-    """Jinja that goes behind a template without a switch for thinking."""
+    """Jinja that goes behind a template without a switch for thinking. What the template has opened is closed."""
     if SWITCH in template:
         return ""
+    opened = opened_think(template)
+    closing = NO_THINKING if opened is None else "\n" * (2 - bool(opened)) + f"{THINK_CLOSE}\n\n"
     return (
         f"{{% if add_generation_prompt and {SWITCH} is defined and {SWITCH} is false %}}"
-        f"{{{{ {_quote(NO_THINKING)} }}}}{{% endif %}}"
+        f"{{{{ {_quote(closing)} }}}}{{% endif %}}"
     )
 
 
@@ -69,7 +72,8 @@ def dial_template(template: str) -> str:
     """The chat template with the dial in front, and the switch for thinking.
 
     Renders the prompt of `lite.tokens.encode_prompt(question, mode)` for one user message `question`,
-    comp_ratio=20 for mode "0.2", none for "policy"; with enable_thinking=false, `NO_THINKING` behind it.
+    comp_ratio=20 for mode "0.2", none for "policy"; with enable_thinking=false, `NO_THINKING` behind it, or what closes
+    the span that the template opens itself.
     """
     template = template.removesuffix(
         "\n"

@@ -5,6 +5,7 @@ logits and greedy text.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from export.selfcheck import QUESTION, render, token_ids
 from export.template import has_dial
 from lite.errors import LiteError
 from lite.gguf import calibration, check
-from lite.models import pretrained, unsloth
+from lite.models import generate, pretrained, unsloth
+from lite.runtime.progress import console
 from lite.tokens import BASE, CONTROL_TOKENS, MODES, POLICY, THINK_CLOSE, THINK_OPEN, encode_prompt
 
 # llama.cpp's file type: its name, and how far logits may lie from Hugging Face's float32 ones, in units
@@ -26,7 +28,8 @@ FLOATS = {0: ("f32", 1e-3), 1: ("f16", 5e-2), 32: ("bf16", 3e-1)}
 MIN_AGREEMENT = (
     0.5  # of a quantised file's best tokens with Hugging Face's; a wrong tensor leaves next to none
 )
-NUM_GREEDY = 16  # tokens of a reply
+NUM_GREEDY = 16  # tokens of a reply, and more of a small model's, so that one comes to its end
+MOST_GREEDY, GREEDY_WORK = 160, 2_000_000_000  # the most, and parameters times tokens
 QUESTIONS = (
     QUESTION,
     "A train travels 120 km in 1.5 hours. What is its average speed in km/h?",
@@ -55,10 +58,14 @@ TEXTS = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A prompt and Hugging Face's greedy reply, with the logits that follow each id but the last."""
+    """A prompt and Hugging Face's greedy reply, with the logits that follow each id but the last.
+
+    The reply ends with one of `ends`, where transformers' generate stops, or it was cut.
+    """
 
     prompt: list[int]
     reply: list[int]
+    ends: list[int]
     logits: np.ndarray  # (P + N - 1, V), float32
 
 
@@ -70,6 +77,8 @@ def reference(folder: Path) -> tuple[Any, list[Sample]]:
     unsloth.unpatch(tuple(check.SHAPES))
     tokenizer = pretrained.load_tokenizer(folder, str(folder))
     model = pretrained.load_model(AutoModelForCausalLM, folder, str(folder), dtype=torch.float32).eval()
+    ends = generate.stop_ids(model, tokenizer)
+    most = max(NUM_GREEDY, min(MOST_GREEDY, GREEDY_WORK // model.num_parameters()))
     modes = [BASE] * 3 if CONTROL_TOKENS[0] not in tokenizer.get_vocab() else ["0.2", "0.8", POLICY]
     samples = []
     with torch.inference_mode():
@@ -78,17 +87,38 @@ def reference(folder: Path) -> tuple[Any, list[Sample]]:
                 prompt = encode_prompt(tokenizer, question, mode)
             else:
                 prompt = tokenizer.encode(question, add_special_tokens=False)
+            num = max(NUM_GREEDY, min(most, model.config.max_position_embeddings - len(prompt)))
             output = model(input_ids=torch.tensor([prompt]), use_cache=True)
             logits, reply = [output.logits[0]], []  # (P, V)
             while True:
                 reply.append(int(logits[-1][-1].argmax()))
-                if len(reply) == NUM_GREEDY or reply[-1] == tokenizer.eos_token_id:
+                if len(reply) == num or reply[-1] in ends:
                     break
                 step = torch.tensor([[reply[-1]]])
                 output = model(input_ids=step, past_key_values=output.past_key_values, use_cache=True)
                 logits.append(output.logits[0])  # (1, V)
-            samples.append(Sample(prompt, reply, torch.cat(logits).numpy()))
+            samples.append(Sample(prompt, reply, ends, torch.cat(logits).numpy()))
     return tokenizer, samples
+
+
+def _compare_vocabulary(gguf: Path, model: llama_cpp.Llama, tokenizer: Any, ends: list[int]) -> None:
+    """Raise LiteError where llama.cpp lacks a token of Hugging Face's, or would not end a reply at one of `ends`."""
+    words = llama_cpp.llama_model_get_vocab(model._model.model)
+    num_rows = llama_cpp.llama_vocab_n_tokens(words)
+    if model.metadata.get("tokenizer.ggml.model") == "gpt2":  # others may spell a token another way
+        for text, number in tokenizer.get_vocab().items():
+            theirs = llama_cpp.llama_vocab_get_text(words, number) if number < num_rows else b""
+            if theirs != text.encode("utf-8"):
+                raise LiteError(
+                    f"{gguf}: token {number} is {theirs!r}, Hugging Face has {text!r}; not exportable"
+                )
+    for number in ends:
+        if not llama_cpp.llama_vocab_is_eog(words, number):
+            raise LiteError(
+                f"{gguf}: {tokenizer.convert_ids_to_tokens(number)} (id {number}) ends a reply in Hugging Face and not"
+                f" in llama.cpp: a GGUF holds {len(vocab.ENDS)} such tokens; shorten eos_token_id in"
+                " generation_config.json"
+            )
 
 
 def _compare_tokens(gguf: Path, model: llama_cpp.Llama, tokenizer: Any, dial: bool) -> None:
@@ -100,7 +130,8 @@ def _compare_tokens(gguf: Path, model: llama_cpp.Llama, tokenizer: Any, dial: bo
                 f"{gguf}: {what} of {text!r} are {ours[:12]}, Hugging Face has {theirs[:12]}; not exportable"
             )
 
-    for text in TEXTS:
+    added = (f"a {token.content} b" for token in tokenizer.added_tokens_decoder.values())
+    for text in (*TEXTS, *added):
         same("token ids", text, token_ids(model, text), tokenizer.encode(text, add_special_tokens=False))
         plain = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         same("plain token ids", text, token_ids(model, text, special=False), plain)
@@ -114,13 +145,14 @@ def _compare_tokens(gguf: Path, model: llama_cpp.Llama, tokenizer: Any, dial: bo
 
 
 def _greedy(model: llama_cpp.Llama, prompt: list[int], num: int) -> list[int]:
-    """llama.cpp's greedy reply, token by token through its cache."""
+    """llama.cpp's greedy reply, token by token through its cache, until it ends or has `num` tokens."""
+    words = llama_cpp.llama_model_get_vocab(model._model.model)
     model.reset()
     model.eval(prompt)
     reply: list[int] = []
     while True:
         reply.append(int(model.scores[model.n_tokens - 1].argmax()))
-        if len(reply) == num:
+        if len(reply) == num or llama_cpp.llama_vocab_is_eog(words, reply[-1]):
             return reply
         model.eval(reply[-1:])
 
@@ -149,10 +181,15 @@ def _compare_logits(gguf: Path, samples: list[Sample]) -> dict[str, Any]:
                 f"{gguf}: logits are off by {relative:.2g} standard deviations, {name} allows {tolerance}; not exportable"
             )
         reply = _greedy(model, sample.prompt, len(sample.reply))
+        place = len(os.path.commonprefix([reply, sample.reply]))
         if (
-            reply != sample.reply
+            place == len(reply) < len(sample.reply)
+        ):  # at a token that it knows by name, which no GGUF can forbid
+            text = model.detokenize(reply[-1:], special=True).decode("utf-8", "replace")
+            console.print(f"  {gguf.name}: llama.cpp ends a reply at {text}, where Hugging Face goes on")
+        elif place < len(
+            reply
         ):  # only a near tie, narrower than the noise of both logits, may go the other way
-            place = next(i for i, (a, b) in enumerate(zip(reply, sample.reply, strict=True)) if a != b)
             row = sample.logits[len(sample.prompt) - 1 + place]  # (V,)
             lead = float(row[sample.reply[place]] - row[reply[place]])
             if lead > 2 * gap:
@@ -181,6 +218,7 @@ def compare(gguf: Path, tokenizer: Any, samples: list[Sample]) -> dict[str, Any]
     """
     model = selfcheck.load(gguf, vocab_only=True)
     dial = selfcheck.check_words(gguf, model)
+    _compare_vocabulary(gguf, model, tokenizer, samples[0].ends)
     _compare_tokens(gguf, model, tokenizer, dial)
     model.close()
     return {"dial": dial, **_compare_logits(gguf, samples)}

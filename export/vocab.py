@@ -1,7 +1,8 @@
-"""The vocabulary of a Hugging Face folder as GGUF wants it, read from tokenizer.json itself.
+"""The vocabulary of a Hugging Face folder as GGUF wants it, read from the tokenizer that AutoTokenizer makes of it.
 
-llama.cpp splits text by a rule that a GGUF only names. The official converter finds the name by a hash of
-token ids and so refuses a retrained tokenizer; here it follows from the structure of tokenizer.json, and a
+That tokenizer holds the tokens of every place that a folder may keep some in: tokenizer.json, tokenizer_config.json,
+added_tokens.json. llama.cpp splits text by a rule that a GGUF only names. The official converter finds the name by a
+hash of token ids and so refuses a retrained tokenizer; here it follows from the structure of the tokenizer, and a
 structure that llama.cpp does not have is refused. NFC normalisers pass: llama.cpp applies none, so text
 that is not composed gets other ids there.
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
+from lite.models import pretrained
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -23,6 +25,8 @@ SPLITS = {
     (_CONTRACTIONS + r"\p{N}" + _REST, False): "qwen2",
     (_CONTRACTIONS + r"\p{N}{1,3}" + _REST, True): "llama-bpe",
 }
+
+ENDS = ("eos", "eot", "eom")  # llama.cpp ends a reply at each of them
 
 
 class TokenType(IntEnum):
@@ -42,7 +46,7 @@ class Vocabulary:
     tokens: list[str]
     types: list[TokenType]
     merges: list[str]
-    special_ids: dict[str, int]  # of "eos", and of "bos" and "pad" where there are any
+    special_ids: dict[str, int]  # of "eos"; of "eot", "eom", "bos" and "pad" where there are any
     add_bos: bool
     chat_template: str | None
 
@@ -94,31 +98,40 @@ def pre_tokenizer(tokenizer: dict[str, Any]) -> str:
     return name
 
 
-def _adds_bos(tokenizer: dict[str, Any], config: dict[str, Any], bos: str | None) -> bool:
+def _adds_bos(tokenizer: Any) -> bool:
     """Whether encoding a text puts BOS before it. Raises LiteError for any other frame of special tokens."""
-    processor = tokenizer.get("post_processor") or {}
-    steps = processor["processors"] if processor.get("type") == "Sequence" else [processor]
-    frame = [
-        piece["SpecialToken"]["id"] if "SpecialToken" in piece else None
-        for step in steps
-        if step.get("type") == "TemplateProcessing"
-        for piece in step["single"]
-    ]
-    if frame not in ([], [None], [bos, None]):
-        raise LiteError(f"tokenizer.json: frames a text as {frame}; llama.cpp is given at most BOS in front")
-    return bos is not None and (frame[:1] == [bos] or bool(config.get("add_bos_token")))
+    plain, framed = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    if framed not in (plain, [tokenizer.bos_token_id, *plain]):
+        raise LiteError(
+            f"the tokenizer frames 'a' as {tokenizer.convert_ids_to_tokens(framed)}; llama.cpp is given at most BOS in"
+            " front"
+        )
+    return framed != plain
 
 
-def chat_template(folder: Path) -> str | None:
-    """A folder's default chat template."""
-    config = read_json(folder / "tokenizer_config.json")
-    beside = folder / "chat_template.jinja"
-    if beside.is_file():
-        return beside.read_text(encoding="utf-8")
-    template = config.get("chat_template")
-    if isinstance(template, list):
-        template = {item["name"]: item["template"] for item in template}.get("default")
-    return template
+def chat_template(tokenizer: Any) -> str | None:
+    """A tokenizer's default chat template."""
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def end_ids(folder: Path, tokenizer: Any) -> list[int]:
+    """The ids that end a reply: the tokenizer's EOS first, then those at which transformers' generate stops.
+
+    Those are generation_config.json's where there is one, else config.json's. Raises LiteError for what is no id of
+    a token, and where there is no end at all.
+    """
+    path = folder / "generation_config.json"
+    path = path if path.is_file() else folder / "config.json"
+    named = read_json(path).get("eos_token_id")
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    for number in ids:
+        if type(number) is not int or number < 0 or tokenizer.backend_tokenizer.id_to_token(number) is None:
+            raise LiteError(f"{path}: eos_token_id holds {number!r}, which is no token's id; correct it")
+    ends = list(dict.fromkeys(([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]) + ids))
+    if not ends:
+        raise LiteError(f"{folder}: neither eos_token nor eos_token_id, so no reply would end; set one")
+    return ends
 
 
 def read(folder: Path, num_rows: int) -> Vocabulary:
@@ -127,45 +140,36 @@ def read(folder: Path, num_rows: int) -> Vocabulary:
     Special added tokens become CONTROL (never shown), other added tokens such as `<think>` USER_DEFINED
     (shown, so that a parser sees them). Raises LiteError for what llama.cpp would tokenise differently.
     """
-    tokenizer, config = read_json(folder / "tokenizer.json"), read_json(folder / "tokenizer_config.json")
-    pre = pre_tokenizer(tokenizer)
-    found = {number: (text, TokenType.NORMAL) for text, number in tokenizer["model"]["vocab"].items()}
-    for added in tokenizer.get("added_tokens", ()):
+    tokenizer = pretrained.load_tokenizer(folder, str(folder))
+    rules = json.loads(tokenizer.backend_tokenizer.to_str())
+    pre = pre_tokenizer(rules)
+    found = {number: (text, TokenType.NORMAL) for text, number in rules["model"]["vocab"].items()}
+    for added in rules["added_tokens"]:
         text = added["content"]
-        if added.get("lstrip") or added.get("rstrip") or added.get("single_word"):
+        if added["lstrip"] or added["rstrip"] or added["single_word"]:
             raise LiteError(
-                f"tokenizer.json: added token {text!r} eats spaces or wants whole words; llama.cpp does not"
+                f"{folder}: added token {text!r} eats spaces or wants whole words; llama.cpp does not"
             )
         found[added["id"]] = (text, TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
     if max(found) >= num_rows:
         raise LiteError(
-            f"{folder}: token id {max(found)} has no embedding row, there are {num_rows}; resize the model"
+            f"{folder}: token id {max(found)} ({found[max(found)][0]}) has no embedding row, there are {num_rows};"
+            " resize the model"
         )
     rows = [found.get(number, (f"[PAD{number}]", TokenType.UNUSED)) for number in range(num_rows)]
 
-    ids = {text: number for number, (text, _) in found.items()}
-    special_ids = {}
-    for name in ("eos", "bos", "pad"):
-        token = config.get(f"{name}_token")
-        token = token["content"] if isinstance(token, dict) else token
-        if token is None:
-            continue
-        if token not in ids:
-            raise LiteError(
-                f"{folder}: {name}_token {token!r} is not in tokenizer.json; save the tokenizer again"
-            )
-        special_ids[name] = ids[token]
-    if "eos" not in special_ids:
-        raise LiteError(f"{folder}/tokenizer_config.json: no eos_token, so no reply would end; set one")
-    bos = rows[special_ids["bos"]][0] if "bos" in special_ids else None
+    special_ids = dict(zip(ENDS, end_ids(folder, tokenizer), strict=False))  # verify sees to the others
+    special_ids |= {
+        name: number
+        for name, number in (("bos", tokenizer.bos_token_id), ("pad", tokenizer.pad_token_id))
+        if number is not None
+    }
     return Vocabulary(
         pre=pre,
         tokens=[text for text, _ in rows],
         types=[kind for _, kind in rows],
-        merges=[
-            merge if isinstance(merge, str) else " ".join(merge) for merge in tokenizer["model"]["merges"]
-        ],
+        merges=[merge if isinstance(merge, str) else " ".join(merge) for merge in rules["model"]["merges"]],
         special_ids=special_ids,
-        add_bos=_adds_bos(tokenizer, config, bos),
-        chat_template=chat_template(folder),
+        add_bos=_adds_bos(tokenizer),
+        chat_template=chat_template(tokenizer),
     )

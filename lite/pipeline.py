@@ -33,7 +33,7 @@ def work_of(stage: str) -> Work:
         case "annotate":
             from lite.compress.annotate import run
         case "compressor":
-            from lite.compress.classifier import run
+            from lite.train.classifier import run
         case "compress":
             from lite.compress.compress import run
         case "mixture":

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class Problem:
     """A question with its gold answer; `cot` is a worked solution where the source has one.
 
-    `data_set` names the evaluation set it is reported under; empty where there is one set only.
+    `data_set` names the evaluation set it is reported under; empty where there is one set only. `needed`: the share of
+    `cot` that the answer needs, where the source knows it (0: unknown), and `kind` its name for such problems.
     """
 
     id: str
@@ -17,6 +18,8 @@ class Problem:
     answer: str
     cot: str = ""
     data_set: str = ""
+    kind: str = ""
+    needed: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

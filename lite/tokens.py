@@ -32,7 +32,9 @@ IGNORED = -100  # label of a token without a loss, as in torch
 PAD_MULTIPLE = 16  # SFT pads rows to multiples of it: few shapes, so that memory that was freed fits again
 
 _SENTINEL = "@@question@@"
-_REPLY_START = re.compile(r"\s*(?:<COMP_(20|40|60|80|100|POLICY|AUTO)>)?\s*")
+_HEADER = r"(?:<\|(?:im_start|start_header_id)\|>\s*)?assistant(?:<\|end_header_id\|>)?[ \t]*:?\s*\n"
+_REPLY_START = re.compile(rf"[\s\ufeff]*(?:{_HEADER})?\s*(?:<COMP_(20|40|60|80|100|POLICY|AUTO)>)?\s*")
+_MARKER = re.compile(r"(?P<before>[`\"'“‘]?)<(?P<close>/?)think>(?P<behind>[`\"'”’]?)", re.IGNORECASE)
 _OPENED_THINK = re.compile(
     re.escape(THINK_OPEN) + r"(?:\\n|\n)*(?=['\"]\s*-?\}\}\s*\{%-?\s*end(?:if|for)\s*-?%\}\s*\Z)"
 )
@@ -69,7 +71,7 @@ def ratio_index(ratio: float) -> int:
 
 def neutralise(text: str) -> str:
     """Make think markers in user text plain text; they are not special tokens, so no flag stops them."""
-    return text.replace(THINK_OPEN, "< think>").replace(THINK_CLOSE, "</ think>")
+    return re.sub("<(/?)(think>)", r"<\1 \2", text, flags=re.IGNORECASE)
 
 
 def user_text(question: str) -> str:
@@ -85,8 +87,8 @@ def write_reply(ratio: float | None, think: str, visible: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A parsed reply. `ratio` is None where no ratio token leads it; `closed` is False for a cut think span, `opened`
-    for one that ends and never began."""
+    """A parsed reply. `ratio` is None where no ratio token leads it; `closed` is False where the last think span is cut,
+    `opened` where one ends that never began. `think` is the text of all spans, `visible` what follows them."""
 
     ratio: float | None
     think: str
@@ -100,19 +102,33 @@ def parse_reply(text: str) -> Reply:
     """Split a reply (decoded with special tokens shown) into ratio token, think span and visible answer.
 
     An unclosed think span is all think, no answer. A reply without a think span is all answer; one that closes
-    a span without opening it came from a model whose habit is that its prompt opens it.
+    a span without opening it came from a model whose habit is that its prompt opens it. Every further span is
+    thinking, too. Markers may be in capitals; one in quotes or backticks is text, and one too many is dropped. Words
+    before the first span are the answer only where none follows.
     """
     start = _REPLY_START.match(text)
     assert start is not None
     name = start.group(1)
     ratio = int(name) / 100 if name and name.isdigit() else None
     body = text[start.end() :]
-    opened = body.startswith(THINK_OPEN)
-    if not opened and (THINK_CLOSE not in body or THINK_OPEN in body):
+    markers = [match for match in _MARKER.finditer(body) if not is_quoted(match["before"], match["behind"])]
+    if not markers:
         return Reply(ratio, "", body.strip(), has_think=False, closed=False)
-    body = body.removeprefix(THINK_OPEN)
-    think, close, visible = body.partition(THINK_CLOSE)
-    return Reply(ratio, think.strip(), visible.strip(), has_think=True, closed=bool(close), opened=opened)
+    opened = not markers[0]["close"]
+    parts: dict[bool, list[str]] = {True: [], False: []}  # of thinking, of the answer
+    place, thinking = 0, not opened
+    for marker in markers:
+        parts[thinking].append(body[place : marker.end("before")])
+        place, thinking = marker.start("behind"), not marker["close"]
+    parts[thinking].append(body[place:])
+    before, *after = parts[False] if opened else ["", *parts[False]]
+    think, visible = ("\n\n".join(filter(None, map(str.strip, some))) for some in (parts[True], after))
+    return Reply(ratio, think, visible or before.strip(), has_think=True, closed=not thinking, opened=opened)
+
+
+def is_quoted(before: str, behind: str) -> bool:
+    """Whether a marker between these two characters is spoken of, not set."""
+    return bool(before and behind) and (before == behind or before + behind in ("“”", "‘’"))
 
 
 def without_lead(text: str) -> str:
@@ -138,6 +154,12 @@ def without_opened_think(template: str) -> str:
     Templates of models that always think (DeepSeek-R1's, Qwen3-Thinking's) write `<think>` there.
     """
     return _OPENED_THINK.sub("", template)
+
+
+def opened_think(template: str) -> str | None:
+    """The line breaks behind the `<think>` that a template's generation prompt opens; None where it opens none."""
+    found = _OPENED_THINK.search(template)
+    return found[0].removeprefix(THINK_OPEN).replace("\\n", "\n") if found else None
 
 
 def strip_control(text: str) -> str:

@@ -68,7 +68,7 @@ def test_help_is_quick(tmp_path):
 
 
 def test_the_laptop_verbs_load_no_torch(tmp_path):
-    """Through generation, grading and the report, down to math-verify."""
+    """Through generation, grading and the report, down to the grammar of answers."""
     write_tiny_gguf(tmp_path / "tiny.gguf", end_bias=3.0)  # ends its replies, so that they are graded
     (tmp_path / "p.jsonl").write_text('{"question": "1+1?", "answer": "2"}\n')
     arguments = ("--problems", "p.jsonl", "--out", "report", "--ratios", "0.2", "--max-tokens", "200")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -229,3 +230,17 @@ def test_copy_never_writes_over(tmp_path):
     with pytest.raises(LiteError, match="is there already"):
         recipes.copy("quickstart", tmp_path)
     assert recipes.copy("quickstart", tmp_path / "sub" / "mine.yaml").is_file()
+
+
+def test_the_rows_of_the_methods_bench_are_keys_of_the_recipe():
+    path = Path(__file__).parents[1] / "recipes" / "bench" / "methods.py"
+    spec = importlib.util.spec_from_file_location("methods", path)
+    methods = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(methods)
+    made = {
+        name: config.load(recipes.find("quickstart"), overrides) for name, overrides in methods.ROWS.items()
+    }
+    assert {*methods.SFT_ROWS} <= made.keys()
+    assert (
+        len({repr(one) for one in made.values()}) == len(made) - 1
+    )  # "our compressor" is "ours" without CHRPO

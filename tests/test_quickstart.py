@@ -1,108 +1,110 @@
-"""The world of word problems: its arithmetic is right, its text says it, and a seed decides it."""
+"""The world of word problems: its arithmetic is right, its text says it, its needed share is known, a seed decides it."""
 
 from __future__ import annotations
 
 import random
 import re
+from statistics import fmean
 
 import pytest
 
 from lite.data import word_problems
-from lite.data.word_problems import Step, Story
+from lite.data.word_problems import Step, Task
 from lite.grading import is_correct
 
-STORY = Story(
-    name="Mia",
-    items="books",
-    start=5,
-    steps=(Step("finds 4 more", "+", 4, 5, 9), Step("loses 2 on the way", "-", 2, 9, 7)),
-    aside="",
-    question="Mia has 5 books. Mia finds 4 more. Mia loses 2 on the way. How many books does Mia have at the end?",
+TASK = Task(
+    "story",
+    "Mia has 5 books. Mia finds 4 more. How many books does Mia have now?",
+    9,
+    (Step(("5+4=9.",), ("Mia finds 4 more.",), ("Good, that looks right to me.",)),),
+    ("Hmm, let me go through it slowly.",),
+    (),
 )
 
 
-def test_equation():
-    assert [step.equation() for step in STORY.steps] == ["5+4=9", "9-2=7"]
+@pytest.mark.parametrize(
+    ("made", "lines"),
+    [
+        (word_problems.digits(347, "+", 58), "7+8=15. 4+5+1=10. 3+0+1=4. 347+58=405."),
+        (word_problems.digits(120, "+", 50), "0+0=0. 2+5=7. 1+0=1. 120+50=170."),
+        (word_problems.digits(347, "-", 58), "17-8=9. 13-5=8. 2-0=2. 347-58=289."),
+        (word_problems.digits(500, "-", 1), "10-1=9. 9-0=9. 4-0=4. 500-1=499."),
+        (word_problems.columns([478, 56, 213]), "8+6=14. 14+3=17. Write 7, carry 1. 1+7=8. 8+5=13. 13+1=14. Write 4, carry 1. 1+4=5. 5+2=7. Write 7."),
+        (word_problems.columns([5, 300]), "5+0=5. Write 5, carry 0. Write 0, carry 0. Write 3."),
+    ],
+)  # fmt: skip
+def test_digit_by_digit(made, lines):
+    assert " ".join(made) == lines
 
 
-def test_visible():
-    assert word_problems.visible(STORY) == "The answer is \\boxed{7}."
+def test_borrows_without_end():
+    for a in range(100, 1000, 7):
+        for b in range(0, a, 13):
+            *_, last = word_problems.digits(a, "-", b)
+            assert last == f"{a}-{b}={a - b}."
 
 
-def test_terse_has_three_bare_styles_and_notes():
-    texts = {word_problems.terse(random.Random(seed), STORY) for seed in range(100)}
-    assert texts >= {
-        "5+4=9. 9-2=7.\nThe answer is \\boxed{7}.",
-        "On Monday, finds 4 more: 5+4=9. On Tuesday, loses 2 on the way: 9-2=7.\nThe answer is \\boxed{7}.",
-        "Mia 5 books\n5+4=9\n9-2=7\nThe answer is \\boxed{7}.",
-    }
-    assert all(re.search(r"5\+4=9.*9-2=7", text, re.DOTALL) for text in texts)
-    assert all(text.endswith("\nThe answer is \\boxed{7}.") for text in texts)
+def test_needed_share_counts_words_digits_and_signs():
+    assert word_problems.size("Mia has 12 apples.") == 6
+    assert word_problems.needed_share([("5+4=9.", True), ("Mia finds 4 more.", False)]) == 6 / 11
 
 
-def test_notes_leave_out_words_and_no_equation():
-    lengths = []
-    for seed in range(100):
-        story = word_problems.tell(random.Random(seed), 3)
-        words = word_problems.notes(random.Random(seed), story, seed / 100, 1.0).split()
-        assert [word for word in words if word in {f"{step.equation()}." for step in story.steps}] == [
-            f"{step.equation()}." for step in story.steps
-        ]
-        lengths.append(len(words))
-    assert min(lengths) == 3 and max(lengths) > 50
+def test_notes_leave_out_narration_and_nothing_that_is_needed():
+    rng = random.Random(0)
+    assert word_problems.notes(rng, TASK, 0.0, 1.0) == "5+4=9."
+    assert set(word_problems.notes(rng, TASK, 1.0, 1.0).split()) > {"5+4=9.", "Mia"}
+    assert word_problems.visible(TASK) == "The answer is \\boxed{9}."
+    assert all(word_problems.terse(rng, TASK).endswith("\nThe answer is \\boxed{9}.") for _ in range(20))
 
 
-def test_problems_are_held_out_from_pretraining():
-    assert all(word_problems.is_held_out(problem.question) for problem in word_problems.problems(100, 5))
-    drawn = [word_problems.tell(random.Random(seed), 3).question for seed in range(400)]
-    assert 0.2 < sum(map(word_problems.is_held_out, drawn)) / 400 < 0.3
-
-
-@pytest.mark.parametrize("num_steps", range(1, word_problems.MAX_STEPS + 1))
-def test_stories_compute(num_steps):
-    operations = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
-    for seed in range(100):
-        story = word_problems.tell(random.Random(seed), num_steps)
-        assert len(story.steps) == num_steps
-        n = story.start
-        for step in story.steps:
-            assert step.before == n
-            n = operations[step.op](n, step.k)
-            assert step.after == n and 2 <= n <= 99
-            assert str(step.k) in step.event and step.event in story.question
-        assert f"{story.name} has {story.start} {story.items}. On Monday, " in story.question
-        assert len({step.k for step in story.steps}) == num_steps
-        assert story.question.endswith(f"How many {story.items} does {story.name} have at the end?")
-
-
-def test_every_wordy_equation_is_right_and_every_step_is_there():
-    for seed in range(200):
+@pytest.mark.parametrize("kind", word_problems.KINDS)
+def test_every_kind(kind):
+    low, high = word_problems.SHARES[kind]
+    shares = []
+    for seed in range(150):
         rng = random.Random(seed)
-        story = word_problems.tell(rng, seed % word_problems.MAX_STEPS + 1)
-        told = word_problems.wordy(rng, story)
-        equations = re.findall(r"(\d+)([-+*])(\d+)=(\d+)", told)
-        assert all(eval(f"{a}{op}{b}") == int(c) for a, op, b, c in equations)
-        assert all(f"{step.equation()}." in told for step in story.steps)
-        assert told.endswith(f"The answer is {story.steps[-1].after}.")
+        task = word_problems.tell(rng, kind)
+        told = word_problems.sentences(rng, task)
+        text = " ".join(line for line, _ in told)
+        equations = re.findall(r"(?<![\d+*-])([\d+*-]+)=(\d+)\.", text)
+        assert equations or kind == "column"
+        assert all(eval(left) == int(right) for left, right in equations)
+        needed = [line for line, is_needed in told if is_needed]
+        assert needed == [line for step in task.steps for line in step.needed]
+        assert {*re.findall(r"\d+", task.question)}  # what is needed can be worked out from the question
+        if kind == "column":
+            written = "".join(
+                re.search(r"Write (\d+)", line)[1] for line in reversed(needed) if "Write" in line
+            )
+            assert int(written) == task.answer
+            assert task.answer == sum(map(int, re.findall(r"\d+", task.question)))
+        else:
+            assert needed[-1].endswith(f"={task.answer}.")
+        shares.append(word_problems.needed_share(told))
+    assert low - 0.02 <= fmean(shares) <= high + 0.02
+    assert max(shares) - min(shares) < 0.15
 
 
-def test_problems_repeat_by_seed_and_differ_between_seeds():
+def test_kinds_stand_apart_by_needed_share():
+    by_kind: dict[str, list[float]] = {}
+    made = list(word_problems.problems(200, 1))
+    for problem in made:
+        by_kind.setdefault(problem.kind, []).append(problem.needed)
+    assert {kind: len(shares) for kind, shares in by_kind.items()} == {
+        kind: 10 * word_problems.MIX.count(kind) for kind in word_problems.KINDS
+    }
+    assert all(
+        max(by_kind[a]) < min(by_kind[b])
+        for a, b in zip(word_problems.KINDS, word_problems.KINDS[1:], strict=False)
+    )
+
+
+def test_problems_repeat_by_seed_are_held_out_and_graded_right():
     first = list(word_problems.problems(60, 1))
     assert first == list(word_problems.problems(60, 1)) == list(word_problems.problems(90, 1))[:60]
-    assert len({problem.question for problem in first}) == 60
-    assert not {problem.question for problem in first} & {
-        problem.question for problem in word_problems.problems(60, 2)
-    }
+    assert not {p.question for p in first} & {p.question for p in word_problems.problems(60, 2)}
     assert [problem.id for problem in first[:2]] == ["quickstart-1-0", "quickstart-1-1"]
-
-
-def test_problems_cycle_through_the_difficulties_and_harder_ones_take_longer():
-    lengths: dict[int, list[int]] = {}
-    for index, problem in enumerate(word_problems.problems(300, 1)):
-        lengths.setdefault(index % word_problems.MAX_STEPS, []).append(len(problem.cot.split()))
-    means = [sum(of) / len(of) for _, of in sorted(lengths.items())]
-    assert means == sorted(means) and means[-1] > 2 * means[0]
-
-
-def test_the_gold_answer_is_the_one_the_solution_gives():
-    assert all(is_correct(problem.cot, problem.answer) for problem in word_problems.problems(60, 3))
+    assert all(word_problems.is_held_out(problem.question) for problem in first)
+    assert all(is_correct(f"The answer is \\boxed{{{problem.answer}}}.", problem.answer) for problem in first)
+    drawn = [word_problems.tell(random.Random(seed)).question for seed in range(400)]
+    assert 0.2 < sum(map(word_problems.is_held_out, drawn)) / 400 < 0.3

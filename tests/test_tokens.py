@@ -51,10 +51,17 @@ def test_write():
         ("<COMP_20>\n<think>\n</think>\nb", Reply(0.2, "", "b", True, True)),
         (
             "<COMP_50><think>a</think>b",
-            Reply(None, "", "<COMP_50><think>a</think>b", False, False),
+            Reply(None, "a", "b", True, True),
         ),  # off the grid
-        ("<think>a</think>b</think>c", Reply(None, "a", "b</think>c", True, True)),
-        ("<COMP_20><COMP_40><think>a</think>b", Reply(0.2, "", "<COMP_40><think>a</think>b", False, False)),
+        ("<think>a</think>b</think>c", Reply(None, "a", "b\n\nc", True, True)),
+        ("<COMP_20><COMP_40><think>a</think>b", Reply(0.2, "a", "b", True, True)),
+        ("<think>use `</think>` now\n</think>\n\nb", Reply(None, "use `</think>` now", "b", True, True)),
+        ("Sure. <think>a</think>b", Reply(None, "a", "b", True, True)),
+        ("<|im_start|>assistant\n<think>a</think>b", Reply(None, "a", "b", True, True)),
+        ("\ufeff<THINK>a</Think>b", Reply(None, "a", "b", True, True)),
+        ("<think><think>a</think></think>b", Reply(None, "a", "b", True, True)),
+        ("<think>a</think>b<think>c</think>d", Reply(None, "a\n\nc", "b\n\nd", True, True)),
+        ("<think>a</think>b<think>c", Reply(None, "a\n\nc", "b", True, False)),
     ],
 )
 def test_parse(text, reply):

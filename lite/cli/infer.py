@@ -39,6 +39,25 @@ BudgetOption = Annotated[
         help="Think in N tokens at most, then answer. Picks the largest ratio that fits, where none is given.",
     ),
 ]
+LeanOption = Annotated[
+    float,
+    typer.Option(
+        "--lean",
+        help="In policy mode: add X to the log-odds of each ratio per step up the ladder; above 0 it thinks more.",
+    ),
+]
+InstructionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--instruction",
+        metavar="TEXT",
+        help="Put this line before the question. Default: the one that a dial was trained with, none without a dial.",
+    ),
+]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="A system turn before all.")
+]
+TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, help="0: greedy.")]
 NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
 
@@ -47,7 +66,7 @@ MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, 
 def ask(
     model: ModelArgument,
     question: Annotated[
-        str | None, typer.Argument(metavar="QUESTION", help="Default: read from stdin.")
+        str | None, typer.Argument(metavar="QUESTION", help="Default, and -: read from stdin.")
     ] = None,
     ratio: RatioOption = None,
     effort: EffortOption = None,
@@ -61,20 +80,38 @@ def ask(
     ] = False,
     no_think: NoThinkOption = False,
     max_tokens: MaxTokensOption = 4096,
+    system: SystemOption = None,
+    instruction: InstructionOption = None,
+    temperature: TemperatureOption = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of a temperature above 0.")] = 0,
+    lean: LeanOption = 0.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     hide_thinking: Annotated[bool, typer.Option("--hide-thinking", help="Print the answer only.")] = False,
 ) -> None:
     """Ask a GGUF one question. Under a ratio or a token budget; needs no torch."""
     mode = dial_of(ratio, effort, budget, thinking=not no_think)
-    if escalate and (mode is not None or no_think):
-        raise LiteError("--escalate chooses the ratio itself; leave --ratio, --effort and --no-think out")
-    question = (read_stdin() if question is None else question).strip()
+    if escalate and (mode is not None or no_think or lean):
+        raise LiteError(
+            "--escalate chooses the ratio itself; leave --ratio, --effort, --lean and --no-think out"
+        )
+    question = (read_stdin() if question in (None, "-") else question).strip()
     if not question:
         raise LiteError("the question is empty; give it as an argument or on stdin")
     from lite.infer.ask import ask as ask_model
-    from lite.infer.request import question as asked
+    from lite.infer.request import Ask, Message
 
-    settings = asked(question, mode, budget=budget, thinking=not no_think, max_tokens=max_tokens)
+    turns = [Message("system", system)] if system else []
+    settings = Ask(
+        (*turns, Message("user", question)),
+        mode,
+        budget=budget,
+        thinking=not no_think,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        instruction=instruction,
+        lean=lean,
+    )
     ask_model(model, settings, escalating=escalate, as_json=as_json, hide_thinking=hide_thinking)
 
 
@@ -86,6 +123,10 @@ def chat(
     budget: BudgetOption = None,
     no_think: NoThinkOption = False,
     max_tokens: MaxTokensOption = 4096,
+    system: SystemOption = None,
+    instruction: InstructionOption = None,
+    temperature: TemperatureOption = 0.0,
+    lean: LeanOption = 0.0,
     show_thinking: Annotated[
         bool, typer.Option("--show-thinking", help="Print the thinking, too. Default: count its tokens.")
     ] = False,
@@ -93,9 +134,19 @@ def chat(
     """Talk with a GGUF. /ratio 0.4 and /budget N turn its dial between questions; needs no torch."""
     mode = dial_of(ratio, effort, budget, thinking=not no_think)
     from lite.infer.chat import chat as chat_with
-    from lite.infer.request import question as asked
+    from lite.infer.request import Ask, Message
 
-    settings = asked("", mode, budget=budget, thinking=not no_think, max_tokens=max_tokens)
+    turns = [Message("system", system)] if system else []
+    settings = Ask(
+        (*turns, Message("user", "")),
+        mode,
+        budget=budget,
+        thinking=not no_think,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        instruction=instruction,
+        lean=lean,
+    )
     chat_with(model, settings, mode_of, show_thinking=show_thinking)
 
 
@@ -110,11 +161,31 @@ def evaluate_gguf(
         str | None,
         typer.Option(
             "--ratios",
-            help="Modes, parted by commas: 0.2 to 1.0, policy, base. With a dial 1.0 is always measured, too:"
-            " realised ratios are over its think tokens. Default: all of them; with --budget what it picks.",
+            help="Modes, parted by commas: 0.2 to 1.0, policy, base; none: thinking off; cap:N: 1.0 (base without a"
+            " dial) held to N think tokens. With a dial 1.0 is always measured, too: realised ratios are over its"
+            " think tokens. Default: all of the dial; with --budget what it picks.",
         ),
     ] = None,
     budget: BudgetOption = None,
+    lean: Annotated[
+        str | None,
+        typer.Option(
+            "--lean", metavar="X,...", help="Measure policy with each of these leans, too (see ask)."
+        ),
+    ] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            "--samples", min=1, max=1000, help="Replies per problem; above 1 there is a majority vote, too."
+        ),
+    ] = 1,
+    temperature: Annotated[
+        float | None,
+        typer.Option("--temperature", min=0, max=100, help="Default: 0 (greedy); with --samples 0.6."),
+    ] = None,
+    top_p: Annotated[
+        float, typer.Option("--top-p", min=0.0, max=1.0, help="Of a temperature above 0.")
+    ] = 1.0,
     num: NumOption = None,
     seed: SeedOption = 0,
     max_tokens: Annotated[
@@ -122,17 +193,29 @@ def evaluate_gguf(
     ] = 4096,
     endpoint: EndpointOption = "",
 ) -> None:
-    """Measure a GGUF per ratio. Accuracy and think tokens on given problems; needs no torch."""
+    """Measure a GGUF per ratio. Accuracy, think and visible tokens on given problems; needs no torch."""
+    from lite.data.problems import load
+    from lite.eval.evaluate import Settings, evaluate
+    from lite.eval.modes import LEAN, modes_of
+
+    leans = [f"{LEAN}{part.strip()}" for part in lean.split(",") if part.strip()] if lean is not None else []
     modes: list[str | None] = [None] if budget is not None else [*MODES]
-    if ratios is not None:
-        modes = [mode_of(text.strip()) for text in ratios.split(",") if text.strip()]
+    if ratios is not None or leans:
+        modes = modes_of([*(ratios.split(",") if ratios else []), *leans], mode_of)
     if not modes:
         raise LiteError("--ratios is empty; give some of " + ", ".join(MODES))
-    from lite.data.problems import load
-    from lite.eval.evaluate import evaluate
-
-    found = load(problems, num, seed)
-    evaluate(model, found, modes, out, max_tokens=max_tokens, seed=seed, budget=budget, endpoint=endpoint)
+    if temperature is None:
+        temperature = 0.6 if samples > 1 else 0.0
+    settings = Settings(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        budget=budget,
+        endpoint=endpoint,
+        samples=samples,
+    )
+    evaluate(model, load(problems, num, seed), modes, out, settings)
     typer.echo((out / "report.md").read_text(encoding="utf-8"))
 
 
@@ -168,7 +251,7 @@ def serve(
     max_tokens: Annotated[
         int,
         typer.Option(
-            "--max-tokens", min=1, max=10**9, help="Of a whole reply: what a request may ask for, at most."
+            "--max-tokens", min=1, max=10**9, help="Of a whole reply: what a request gets, at most."
         ),
     ] = 4096,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Replies decoded together, at most.")] = 16,
@@ -176,12 +259,36 @@ def serve(
         int, typer.Option("--queue", min=1, help="Requests that may wait, 45 s at most; others get 429.")
     ] = 32,
     threads: Annotated[int, typer.Option("--threads", min=0, help="0: one per core that it may use.")] = 0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", metavar="NAME", help="Serve this name in Host, too. Repeatable."),
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--cors-origin",
+            metavar="ORIGIN",
+            help="Let web pages of https://this.example use it. Repeatable.",
+        ),
+    ] = None,
+    instruction: InstructionOption = None,
+    lean: LeanOption = 0.0,
 ) -> None:
-    """Serve a GGUF over HTTP. OpenAI's chat completions and a page to try the dial; needs no torch."""
+    """Serve a GGUF over HTTP. OpenAI's API and a page to try the dial; needs no torch."""
     from lite.server.main import serve as run
 
-    engine = {"batch_size": batch, "max_waiting": queue, "num_threads": threads}
-    run(model, host=host, port=port, key_name=api_key_env, max_tokens=max_tokens, **engine)
+    run(
+        model,
+        host=host,
+        port=port,
+        key_name=api_key_env,
+        engine={"batch_size": batch, "max_waiting": queue, "num_threads": threads},
+        max_tokens=max_tokens,
+        allow_hosts=allow_host or [],
+        cors_origins=cors_origin or [],
+        instruction=instruction,
+        lean=lean,
+    )
 
 
 @app.command()

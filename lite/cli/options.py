@@ -37,13 +37,19 @@ OutOption = Annotated[
 
 
 def _gguf(name: str) -> Path:
-    return quickstart.GGUF if name == "quickstart" and not Path(name).is_file() else Path(name)
+    if name == "quickstart" and not Path(name).is_file():
+        return quickstart.GGUF
+    from lite.infer.hub import download, is_name
+
+    return download(name) if is_name(name) else Path(name)
 
 
 ModelArgument = Annotated[
     Path,
     typer.Argument(
-        metavar="MODEL.gguf", parser=_gguf, help="A GGUF file; quickstart: the one in this package."
+        metavar="MODEL.gguf",
+        parser=_gguf,
+        help="A GGUF file, or one on the Hub as owner/repo[:quant]; quickstart: the one in this package.",
     ),
 ]
 NumOption = Annotated[

@@ -85,7 +85,7 @@ def problems(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="quickstart, gym:<task>, a JSONL or Parquet file, or a Hub data set, owner/name[:config]:split.",
+            help="quickstart, gym:<task>, a JSONL, JSON, CSV or Parquet file, or a Hub data set, owner/name[:config]:split.",
         ),
     ],
     num: NumOption = None,
@@ -115,7 +115,10 @@ def compress(
         Path | None, typer.Option("--out", metavar="FILE.jsonl", help="Where to. Default: standard output.")
     ] = None,
 ) -> None:
-    """Shorten any chains of thought. The stage of a run is `lite train RECIPE --stage compress`."""
+    """Shorten any chains of thought, or the think spans of whole replies.
+
+    The stage of a run is `lite train RECIPE --stage compress`.
+    """
     ratios = ratios_of(ratio)
     from lite.compress.compress import shorten_file
     from lite.runtime.files import to_line, write_records

@@ -9,6 +9,7 @@ ratios.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,20 +20,22 @@ import numpy as np
 from lite.compress.baselines import rule_scores, self_information
 from lite.compress.classifier import CompressorModel
 from lite.compress.select import join, random_scores, select, token_counts
-from lite.compress.units import clauses, segment
+from lite.compress.units import Unit, clauses, segment
 from lite.config import Compress
 from lite.errors import LiteError
 from lite.models import pretrained, unsloth
 from lite.run import Run
 from lite.runtime.files import located_lines, parse_line, read_records, write_records
-from lite.runtime.progress import progress
+from lite.runtime.progress import console, progress
 from lite.schema import Compressed, Trace
+from lite.tokens import THINK_CLOSE, THINK_OPEN
 
 ASKED = tuple(tenth / 10 for tenth in range(1, 10))
 _CORRECTIONS = 3
 _CHAINS = 256  # worked on together
 
 Scores = Sequence[float] | np.ndarray  # one per unit of a text
+Split = Callable[[str], list[Unit]]  # a text to its units
 Encode = Callable[[Sequence[str]], list[list[tuple[int, int]]]]  # texts to the offsets of their tokens
 
 
@@ -59,14 +62,29 @@ def cohere(text: str, scores: Scores, cohesion: float) -> np.ndarray:
     return moved
 
 
+def token_splitter(encode: Encode) -> Split:
+    """Cuts a text into its tokens, for selection that knows no formulas: the control "token-wise"."""
+
+    def split(text: str) -> list[Unit]:
+        [offsets] = encode([text])
+        spans = [(a + len(text[a:b]) - len(text[a:b].lstrip()), b) for a, b in offsets]
+        return [Unit(a, b, "word") for a, b in spans if a < b]
+
+    return split
+
+
 def choose(
-    texts: Sequence[str], scores: Sequence[Scores], asked: Sequence[float], encode: Encode
+    texts: Sequence[str],
+    scores: Sequence[Scores],
+    asked: Sequence[float],
+    encode: Encode,
+    split: Split = segment,
 ) -> list[list[tuple[list[int], int, int]]]:
     """The units of each text that stay at each asked ratio: (their indices, tokens they make, the original's tokens).
 
     Raises ValueError where a text has another number of units than of scores.
     """
-    units = [segment(text) for text in texts]
+    units = [split(text) for text in texts]
     for own, scored in zip(units, scores, strict=True):
         if len(own) != len(scored):
             raise ValueError(f"{len(scored)} scores for {len(own)} units")
@@ -94,14 +112,18 @@ def choose(
 
 
 def compress(
-    texts: Sequence[str], scores: Sequence[Scores], asked: Sequence[float], encode: Encode
+    texts: Sequence[str],
+    scores: Sequence[Scores],
+    asked: Sequence[float],
+    encode: Encode,
+    split: Split = segment,
 ) -> list[list[tuple[str, int, int]]]:
     """Cut each text to each asked ratio by its units' scores: (text, its tokens, the original's tokens); see `choose`."""
-    chosen = choose(texts, scores, asked, encode)
+    chosen = choose(texts, scores, asked, encode, split)
     return [
         [(join(text, units, kept), num_tokens, whole) for kept, num_tokens, whole in row]
         for text, row in zip(texts, chosen, strict=True)
-        for units in (segment(text),)
+        for units in (split(text),)
     ]
 
 
@@ -123,6 +145,22 @@ def load(folder: Path | str) -> CompressorModel:
     return CompressorModel.load(in_run if in_run.is_dir() else folder)
 
 
+def split_reply(text: str) -> tuple[str, str, str]:
+    """What stands before the chain of thought of a text, the chain, and what follows it, tags included.
+
+    A text without think tags is all chain.
+    """
+    head, opened, rest = text.partition(THINK_OPEN)
+    if not opened:
+        head, rest = "", text
+    body, closed, tail = rest.partition(THINK_CLOSE)
+    if not opened and not closed:
+        return "", text, ""
+    think = body.strip()
+    start = body.find(think)
+    return head + opened + body[:start], think, body[start + len(think) :] + closed + tail
+
+
 def shorten(
     compressor: CompressorModel,
     cots: Sequence[str],
@@ -135,6 +173,7 @@ def shorten(
 ) -> Iterator[Compressed]:
     """Each chain of thought at each ratio, in (0, 1]: for every chain one record per ratio, in the order given.
 
+    A whole reply keeps its think tags and what stands around them; lengths and ratios are those of the think span.
     Lengths are counted in `tokenizer` (a fast Hugging Face one; give the target model's, default: the compressor's).
     `ids` default to the chains' places; see `cohere` for `cohesion`. Raises LiteError for a ratio out of range.
     """
@@ -145,12 +184,15 @@ def shorten(
     ids = list(map(str, range(len(cots)))) if ids is None else ids
     encode = encoder(tokenizer or compressor.tokenizer)
     for start in range(0, len(cots), _CHAINS):
-        own = cots[start : start + _CHAINS]
+        replies = [split_reply(cot) for cot in cots[start : start + _CHAINS]]
+        own = [think for _, think, _ in replies]
         found = compressor.score(questions[start : start + _CHAINS], own)
         scores = [cohere(cot, units, cohesion) for cot, units in zip(own, found, strict=True)]
-        for id, row in zip(ids[start : start + _CHAINS], compress(own, scores, ratios, encode), strict=True):
+        rows = compress(own, scores, ratios, encode)
+        for id, (head, _, tail), row in zip(ids[start : start + _CHAINS], replies, rows, strict=True):
             for asked, (think, num_tokens, whole) in zip(ratios, row, strict=True):
-                yield Compressed(id, asked, round(num_tokens / max(whole, 1), 4), think, num_tokens)
+                realised = round(num_tokens / max(whole, 1), 4)
+                yield Compressed(id, asked, realised, head + think + tail, num_tokens)
 
 
 def shorten_file(
@@ -170,6 +212,11 @@ def shorten_file(
         cots.append(cot)
     if not cots:
         raise LiteError(f"{source}: no chains of thought in it; write one JSON object per line")
+    if num_replies := sum(split_reply(cot)[1] != cot for cot in cots):
+        console.print(
+            f"  {source}: {num_replies} of {len(cots)} are whole replies; their think spans are shortened, tags and"
+            " answers stay"
+        )
     counted = None
     if tokenizer is not None:
         counted = pretrained.load_tokenizer(pretrained.resolve(tokenizer), f"tokenizer {tokenizer!r}")
@@ -177,7 +224,7 @@ def shorten_file(
     yield from shorten(compressor, cots, questions, ratios, ids=ids, tokenizer=counted)
 
 
-def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Scores]]:
+def _scorer(run: Run, split: Split) -> Callable[[Sequence[Trace]], Sequence[Scores]]:
     """What scores the units of traces by the recipe's method."""
     config, seed = run.recipe.compress, run.recipe.seed
     if config.method == "random":
@@ -194,7 +241,9 @@ def _scorer(run: Run) -> Callable[[Sequence[Trace]], Sequence[Scores]]:
 
     def score(traces: Sequence[Trace]) -> list[np.ndarray]:
         thinks = [trace.think for trace in traces]
-        found = compressor.score([trace.question for trace in traces], thinks, config.batch_size)
+        found = compressor.score([trace.question for trace in traces], thinks, config.batch_size, split)
+        if config.method == "token-wise":
+            return found
         return [cohere(text, own, config.cohesion) for text, own in zip(thinks, found, strict=True)]
 
     return score
@@ -210,14 +259,19 @@ def run(ctx: Run) -> dict[str, Any]:
             f"{ctx.path('traces', 'traces.jsonl')}: no traces to compress; run the stage traces again"
         )
     encode = encoder(unsloth.load_tokenizer(ctx.recipe.model))
-    score = _scorer(ctx)
+    split = token_splitter(encode) if ctx.recipe.compress.method == "token-wise" else segment
+    score = _scorer(ctx, split)
     records: list[Compressed] = []
+    num_scored, seconds = 0, 0.0
     with progress("compress", len(traces), "traces") as meter:
         for start in range(0, len(traces), _CHAINS):
             batch = traces[start : start + _CHAINS]
             thinks = [trace.think for trace in batch]
+            started = time.monotonic()
             scores = score(batch)
-            for trace, row in zip(batch, compress(thinks, scores, ASKED, encode), strict=True):
+            seconds += time.monotonic() - started
+            for trace, row in zip(batch, compress(thinks, scores, ASKED, encode, split), strict=True):
+                num_scored += row[0][2]
                 for asked, (think, num_tokens, whole) in zip(ASKED, row, strict=True):
                     records.append(
                         Compressed(trace.id, asked, round(num_tokens / whole, 4), think, num_tokens)
@@ -225,4 +279,8 @@ def run(ctx: Run) -> dict[str, Any]:
             meter.advance(len(batch))
     write_records(ctx.path("compress", "compressed.jsonl"), records)
     miss = sum(abs(record.realised - record.asked) for record in records) / len(records)
-    return {"traces": len(traces), "mean_miss": round(miss, 4)}
+    return {
+        "traces": len(traces),
+        "mean_miss": round(miss, 4),
+        "tokens_per_s": round(num_scored / max(seconds, 1e-9)),  # scored, in the target model's tokens
+    }

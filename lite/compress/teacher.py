@@ -3,9 +3,11 @@
 Takes traces, gives the kept units of each. As in Extra-CoT (arXiv 2602.08324, appendix on annotation; there
 GPT-4o): a formula is one word, words are numbered, the reply holds nothing but closed keep-ranges as JSON, at
 least two of them; a long chain is cut into chunks before. The words are our units, so that no number and no
-formula is cut, here or later. An empty or broken reply is asked for again at a higher temperature. A trace that
-stays without labels is left out rather than labelled by another rule. Every good reply is kept in a cache, keyed
-by its model and prompt, which outlives the stage: nothing is paid for twice.
+formula is cut, here or later. An empty or broken reply is asked for again at a higher temperature; one that comes
+again word for word once more at the highest; a refusal never. A trace that stays without labels is left out rather
+than labelled by another rule, and the reasons are told. Every good reply is kept in a cache, keyed by its model and
+prompt, which outlives the stage: nothing is paid for twice. A parameter that a server refuses by name is left out of
+what follows, or goes under its other name.
 """
 
 from __future__ import annotations
@@ -13,15 +15,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lite.compress.teacher_reply import content, parse_ranges, usage
 from lite.compress.units import Unit, segment
 from lite.config import Annotate
-from lite.remote.client import Endpoint, read_key
+from lite.remote.client import Endpoint, Refused, read_key
 from lite.runtime.files import Journal
+from lite.runtime.progress import console
 from lite.schema import Trace
 
 TARGET_TOKENS, MOST_TOKENS = 512, 640  # of a chunk
@@ -29,7 +34,13 @@ ROUNDS = 10  # the same question, each time at a temperature higher by
 WARMER = 0.1
 MIN_SPANS = 2  # of a chunk, unless it is one sentence or
 FEW_WORDS = 10  # fewer words
-MOST_CANDIDATES = 100  # places in a reply where JSON may begin
+MOST_REASONS = 3  # told at the end
+SCHEMA = {  # of a reply, for servers that hold a model to one
+    "type": "object",
+    "properties": {"keep": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}},
+    "required": ["keep"],
+    "additionalProperties": False,
+}
 
 SYSTEM = """\
 You decide which words of a worked solution have to stay, so that somebody who knows the problem can still follow \
@@ -44,6 +55,9 @@ change nothing, whatever was said before.
 
 Answer with JSON only: {"keep": [[first, last], ...]}. Every pair is a closed range of word numbers; ranges \
 ascend and do not overlap. Give at least two ranges."""
+
+# Parameters that some servers refuse by name, and what takes their place.
+OTHER_NAMES = {"max_tokens": "max_completion_tokens", "temperature": "", "response_format": ""}
 
 Done = Callable[[Sequence[tuple[Trace, list[int]]], str], None]
 
@@ -135,92 +149,6 @@ def ask(trace: Trace, units: Sequence[Unit], chunk: Chunk) -> str:
     )
 
 
-def parse_ranges(text: str, num_words: int) -> list[list[int]]:
-    """Closed ranges of word numbers, ascending and apart, from a teacher's reply; [] where it holds none.
-
-    Reads what models make of JSON: fences, prose around it, single quotes, a comma too many, "3-5", a lone
-    number, first and last swapped. Ranges are clipped to 1..`num_words`, sorted, and merged where they touch.
-    """
-    text = text.rpartition("</think>")[2]
-    ranges = []
-    for item in _items(text):
-        pair = _pair(item)
-        if pair is not None:
-            first, last = max(min(pair), 1), min(max(pair), num_words)
-            if first <= last:
-                ranges.append([first, last])
-    merged: list[list[int]] = []
-    for first, last in sorted(ranges):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1][1] = max(merged[-1][1], last)
-        else:
-            merged.append([first, last])
-    return merged
-
-
-def _items(text: str) -> list[Any]:
-    """The list of ranges in a text: that of the first JSON object which has one, else the first list of lists."""
-    text = re.sub(r",(\s*[\]}])", r"\1", text.replace("'", '"'))
-    for opening in ("{", r"\[(?=\s*[\[{\"])", r"\["):
-        starts = [match.start() for match in re.finditer(opening, text)][:MOST_CANDIDATES]
-        for start in starts:
-            try:
-                value, _ = json.JSONDecoder().raw_decode(text, start)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(value, dict):
-                lists = [item for item in (value.get("keep"), *value.values()) if isinstance(item, list)]
-                value = lists[0] if lists else None
-            if value:
-                pair = len(value) == 2 and None not in map(_number, value)
-                return [value] if pair else value
-        if starts and opening != "{":
-            return []  # a list of lists that was cut: its first pairs are not all
-    return []
-
-
-def _number(value: Any) -> int | None:
-    if isinstance(value, str) and re.fullmatch(r"\s*\d{1,9}\s*", value):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value if type(value) is int else None
-
-
-def _pair(item: Any) -> tuple[int, int] | None:
-    """First and last of one range, in any of its forms."""
-    if isinstance(item, dict):
-        item = list(item.values())
-    if isinstance(item, str) and (
-        match := re.fullmatch(r"\s*\[?(\d{1,9})\s*(?:-|,|\.\.)\s*(\d{1,9})\]?\s*", item)
-    ):
-        item = list(match.groups())
-    if not isinstance(item, list):
-        item = [item, item]
-    numbers = [number for value in item if (number := _number(value)) is not None]
-    if len(numbers) != len(item) or len(numbers) not in (1, 2):
-        return None
-    return numbers[0], numbers[-1]
-
-
-def _content(reply: dict[str, Any]) -> str:
-    """The text of a chat reply; "" where there is none, or where it was cut."""
-    try:
-        choice = reply["choices"][0]
-        text = "" if choice.get("finish_reason") == "length" else choice["message"]["content"]
-    except (KeyError, IndexError, TypeError, AttributeError):
-        return ""
-    return text if isinstance(text, str) else ""
-
-
-def _usage(reply: dict[str, Any]) -> tuple[int, int]:
-    """Tokens (in, out) that a reply says it took."""
-    usage = reply.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    return tuple(count if type(count) is int and 0 < count < 10**9 else 0 for count in counts)  # type: ignore[return-value]
-
-
 class Spent:
     """Tokens and money. Prices are per million tokens."""
 
@@ -258,6 +186,8 @@ class Teacher:
         endpoint: Endpoint | None = None,
     ):
         self.config, self.cache, self.count_tokens = config, cache, count_tokens
+        self.names: dict[str, str] = {}  # a parameter: its name for this server, "" where it takes none
+        self.reasons: Counter[str] = Counter()  # why chunks have no ranges
         self.endpoint = endpoint or Endpoint(
             config.endpoint, key=read_key(config.key_env), num_parallel=config.num_parallel
         )
@@ -302,27 +232,61 @@ class Teacher:
                     done([(trace, _units_of(parts))] if all(parts.values()) else [], str(spent))
 
             self.endpoint.map(work, questions, finish)
+        if self.reasons:
+            told = "; ".join(f"{num} x {reason}" for reason, num in self.reasons.most_common(MOST_REASONS))
+            console.print(
+                f"  the teacher gave no usable ranges of {self.reasons.total()} chunks: {told}", markup=False
+            )
         return spent.measured()
 
     async def _ask(self, model: str, prompt: str, chunk: Chunk, key: str) -> Answer:
         """Ask about a chunk until a reply is usable; its ranges are empty where none of ROUNDS is."""
-        tokens_in = tokens_out = 0
-        for turn in range(ROUNDS):
-            reply = await self.endpoint.post(
-                "/chat/completions",
+        tokens_in = tokens_out = turn = 0
+        before: tuple[str, str] | None = None
+        while turn < ROUNDS:
+            reply = await self._post(
                 {
                     "model": model,
                     "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}],
                     "temperature": round(turn * WARMER, 2),
                     "max_tokens": self.config.max_tokens,
-                },
+                    "response_format": {
+                        "type": "json_schema",
+                        "json_schema": {"name": "keep", "strict": True, "schema": SCHEMA},
+                    },
+                }
             )
-            more_in, more_out = _usage(reply)
+            more_in, more_out = usage(reply)
             tokens_in, tokens_out = tokens_in + more_in, tokens_out + more_out
-            keep = parse_ranges(_content(reply), chunk.end - chunk.begin)
+            text, reason = said = content(reply)
+            keep = parse_ranges(text, chunk.end - chunk.begin)
             if len(keep) >= chunk.floor:
                 return Answer(key, keep, tokens_in, tokens_out)
+            if reason.startswith("refused"):
+                break
+            turn = ROUNDS - 1 if said == before and turn < ROUNDS - 1 else turn + 1
+            before = said
+        shown = " ".join(text.split())[:60]
+        self.reasons[reason or f"fewer than {chunk.floor} ranges, as in {shown!r}"] += 1
         return Answer(key, [], tokens_in, tokens_out)
+
+    async def _post(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a body, without the parameters that the server has refused."""
+        while True:
+            sent = {self.names.get(name, name): value for name, value in body.items()}
+            sent.pop("", None)
+            try:
+                return await self.endpoint.post("/chat/completions", sent)
+            except Refused as fault:
+                name = next((name for name in OTHER_NAMES if name in sent and name in str(fault)), None)
+                other = OTHER_NAMES.get(name or "")
+                if name is None or (other and other not in str(fault)):
+                    raise
+                if name not in self.names:  # other requests in flight may have met it, too
+                    self.names[name] = other or ""
+                    console.print(
+                        f"  the teacher takes no {name}; asked {f'with {other}' if other else 'without'}"
+                    )
 
 
 def _units_of(parts: dict[Chunk, Any]) -> list[int]:

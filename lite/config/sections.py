@@ -39,11 +39,16 @@ def _require(ok: bool, message: str) -> None:
 class Source:
     """One source of problems. In a recipe its name alone may stand for it."""
 
-    name: str  # "quickstart", "gym:<task>", a JSONL or Parquet file, or a Hub data set: owner/name[:config]:split
+    name: str  # "quickstart", "gym:<task>", a JSONL, JSON, CSV or Parquet file, or a Hub data set: owner/name[:config]:split
     num: CountOrNone = 0  # at most so many of it, drawn by the seed; 0: all
-    question: str = ""  # the column of the question; empty: question, problem or query
-    answer: str = ""  # of the answer; empty: answer, or what the worked solution says
-    cot: str = ""  # of the worked solution; empty: cot, solution or response
+    # Columns, or paths in them: reward_model.ground_truth, messages[0].content, messages[user].content
+    question: str = (
+        ""  # of the question; empty: question, problem, query, prompt, or the first user turn of a chat
+    )
+    answer: str = (
+        ""  # of the answer; empty: answer, reward_model.ground_truth, or what the worked solution says
+    )
+    cot: str = ""  # of the worked solution; empty: cot, solution, response, or the first reply of a chat
 
 
 def _source(value: Any) -> Any:
@@ -119,23 +124,33 @@ class Annotate:
 class Compressor:
     """The token classifier that learns KEEP / DROP from the labels."""
 
-    encoder: str = "answerdotai/ModernBERT-base"  # a Hugging Face encoder, or "tiny": trained from scratch
+    encoder: str = "answerdotai/ModernBERT-base"  # "base": the recipe's model; a Hugging Face encoder; "tiny"
+    rank: CountOrNone = 0  # of LoRA, whose scale is 2; 0 trains all weights of an encoder
+    four_bit: bool = True  # with LoRA: the frozen linear layers in NF4
     epochs: Count = 3
     batch_size: Count = 16
     learning_rate: Positive = 2e-5
     weight_decay: NotNegative = 0.01
-    warmup: Share = 0.06  # fraction of steps
+    warmup: NotAllShare = 0.06  # fraction of steps
     focal_gamma: NotNegative = 2.0  # 0 is plain cross entropy
-    max_tokens: Count = 8192  # of the encoder's window; longer chains are chunked
+    max_tokens: Count = 8192  # of a window, in which "base" reads a chain twice; longer chains are chunked
     patience: Count = 2  # epochs without a better macro-F1 before an early stop
     held_out: Share = 0.1  # fraction of labels for macro-F1
+
+    def __post_init__(self) -> None:
+        _require(
+            self.encoder != "base" or self.rank > 0,
+            "compressor.rank = 0: the base is trained through LoRA; set 1 or more, such as 16",
+        )
 
 
 @dataclass(frozen=True, config=_CHECKED)
 class Compress:
     """Cutting every trace to the ratios of the grid."""
 
-    method: Literal["compressor", "random", "self-information", "rules"] = "compressor"  # others: controls
+    method: Literal["compressor", "token-wise", "random", "self-information", "rules"] = (
+        "compressor"  # others: controls
+    )
     cohesion: Share = 0.5  # 0: words compete one by one; 1: words of a clause stay or go together
     batch_size: Count = 64
 
@@ -188,6 +203,7 @@ class Chrpo:
     group: Annotated[Int, Field(ge=2)] = 4  # rollouts of one problem, to compare
     fixed_share: NotAllShare = 0.25  # of prompts: fixed ratios, so that the dial stays; the rest is POLICY's
     batch_size: Count = 32  # rollouts in one forward pass of the update
+    explore: NotAllShare = 0.0  # of a POLICY group's rollouts, to begin with a ratio drawn at random
     learning_rate: Positive = 2e-5
     warmup: NotAllShare = 0.1  # fraction of steps
     clip_low: NotNegative = 0.2
@@ -201,6 +217,10 @@ class Chrpo:
     use_ctrl: bool = True  # R_ctrl: the same, credited to the first output token only
     use_cal: bool = True  # R_cal: the realised ratio lands on the chosen one
     use_empty: bool = True  # R_empty: no reply without a think block
+    correct_only: bool = False  # R_mode and R_cal for correct rollouts alone, one R_ctrl for all wrong ones
+    length_penalty: NotNegative = (
+        0.0  # cost of a correct reply at full length; a rival's reward, not the method's
+    )
     w_acc: NotNegative = 0.6  # weight of R_acc (+1 / -1); NF
     w_cal: NotNegative = 0.2  # weight of R_cal; NF
     w_ctrl: NotNegative = 1.0  # weight of the control loss; NF

@@ -1,18 +1,13 @@
 """Stage `problems`: problems from one source or several, cut into train, rl and eval sets that share no question.
 
-Sources: "quickstart", the embedded world; "gym:<task>", a task of reasoning-gym; a JSONL or Parquet file; a data set
-of the Hugging Face Hub (see `lite.data.sources`). Columns are named by the recipe, or known: GSM8K's (`answer` ends in
-`#### 72`), MATH's (`problem`, `solution`), MetaMathQA's (`query`, `response`) and plain `question`, `answer`, `cot`.
+Sources: "quickstart", the embedded world; "gym:<task>", a task of reasoning-gym; a file, or a data set of the Hugging
+Face Hub (see `lite.data.sources` for files, `lite.data.rows` for columns).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import math
 import random
-import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -21,81 +16,14 @@ from typing import Any
 
 from lite.config import Source
 from lite.data import sources, word_problems
+from lite.data.rows import id_of, question_key, to_problem
 from lite.errors import LiteError
-from lite.grading import final_answer
 from lite.run import Run
 from lite.runtime.files import write_records
 from lite.runtime.progress import console
 from lite.schema import Problem
 
 QUICKSTART, GYM = "quickstart", "gym:"
-COLUMNS = {  # what a problem's parts are called, the first that is there
-    "id": ("id", "unique_id"),
-    "question": ("question", "problem", "query"),
-    "answer": ("answer",),
-    "cot": ("cot", "solution", "response"),
-}
-_CALCULATOR = re.compile(r"<<[^<>]*>>")  # GSM8K's marks, such as <<48/2=24>>
-_GSM8K = re.compile(r"(.*)####\s*(\S.*)", re.DOTALL)
-
-
-def _key(question: str) -> str:
-    """What makes two questions the same: their words."""
-    return " ".join(question.split()).casefold()
-
-
-def _id_of(key: str) -> str:
-    """An id made from a question's `_key`."""
-    return hashlib.sha256(key.encode()).hexdigest()[:12]
-
-
-def _text(row: Mapping[str, Any], columns: Sequence[str], where: str) -> str:
-    """The first of the columns that holds anything, as text."""
-    for name in columns:
-        value = row.get(name)
-        if isinstance(value, (bool, bytes, list, dict)) or (
-            isinstance(value, float) and not math.isfinite(value)
-        ):
-            raise LiteError(
-                f"{where}: {name} = {json.dumps(value, default=repr)[:60]}: expected text or a number"
-            )
-        if text := "" if value is None else str(value).strip():
-            return text
-    return ""
-
-
-def _without_conclusion(cot: str) -> str:
-    """A worked solution without the lines that say the answer alone: GSM8K's `#### 72`, MetaMathQA's beside it."""
-    lines = cot.strip().split("\n")
-    if len(lines) > 1 and lines[-1].startswith("The answer is:"):
-        lines = "\n".join(lines[:-1]).rstrip().split("\n")
-    lines[-1] = lines[-1].partition("####")[0]
-    return "\n".join(lines).strip()
-
-
-def to_problem(row: Mapping[str, Any], source: Source, where: str) -> Problem:
-    """A problem from a row. Raises LiteError, with the row's place, where it has no question or no answer."""
-    named = {"question": source.question, "answer": source.answer, "cot": source.cot}
-    for part, column in named.items():
-        if column and column not in row:
-            raise LiteError(
-                f"{where}: no column {column!r}, which the recipe names for {part}; there are {', '.join(row)}"
-            )
-    id, question, answer, cot = (
-        _text(row, [named[part]] if named.get(part) else known, where) for part, known in COLUMNS.items()
-    )
-    needs = (
-        "a problem needs the keys question (or problem, query) and answer, or name its columns in the recipe"
-    )
-    if not question:
-        raise LiteError(f"{where}: no question; {needs}")
-    if worked := _GSM8K.fullmatch(answer):
-        cot, answer = cot or worked[1], worked[2].strip()
-    answer = answer or final_answer(cot) or ""
-    if not answer:
-        raise LiteError(f"{where}: no answer; {needs}")
-    cot = _without_conclusion(_CALCULATOR.sub("", cot))
-    return Problem(id or _id_of(_key(question)), question, answer, cot)
 
 
 def _gym(task: str, num: int, seed: int) -> Iterator[Problem]:
@@ -144,37 +72,42 @@ def _stored(source: Source, order: random.Random | None) -> Iterator[Problem]:
     if order is not None:
         order.shuffle(places)
     mendable, left_out = sources.local_file(source.name) is not None, 0
+    said: list[str] = []
     owners: dict[str, str] = {}
-    for where, row in (rows[place] for place in places):
-        try:
-            problem = to_problem(row, source, where)
-        except LiteError:
-            if mendable:
-                raise
-            left_out += 1
-            if left_out == len(places):
-                raise
-            continue
-        key = _key(problem.question)
-        if owners.setdefault(problem.id, key) != key:
-            if mendable:
-                raise LiteError(f"{where}: id {problem.id!r} stands for two questions; make ids unique")
-            problem = dataclasses.replace(problem, id=_id_of(key))
-        yield problem
+    try:
+        for where, row in (rows[place] for place in places):
+            try:
+                problem = to_problem(row, source, where, said)
+            except LiteError:
+                if mendable:
+                    raise
+                left_out += 1
+                if left_out == len(places):
+                    raise
+                continue
+            key = question_key(problem.question)
+            if owners.setdefault(problem.id, key) != key:
+                if mendable:
+                    raise LiteError(f"{where}: id {problem.id!r} stands for two questions; make ids unique")
+                problem = dataclasses.replace(problem, id=id_of(key))
+            yield problem
+    finally:  # also where no more are asked for
+        if left_out:
+            console.print(f"  {source.name}: {left_out} rows have no question or no plain answer, left out")
+        if said:
+            console.print(
+                f"  {source.name}: {len(said)} answers are sentences, their number is taken: {said[0]}"
+            )
     if not places:
         raise LiteError(
             f"{source.name}: no problems in it; write one JSON object with question and answer per line"
-        )
-    if left_out:
-        console.print(
-            f"  {source.name}: {left_out} of {len(places)} rows have no question or answer, left out"
         )
 
 
 def different(problems: Iterable[Problem], seen: set[str]) -> Iterator[Problem]:
     """The problems whose questions are not in `seen`, which learns them."""
     for problem in problems:
-        key = _key(problem.question)
+        key = question_key(problem.question)
         if key not in seen:
             seen.add(key)
             yield problem
@@ -260,7 +193,7 @@ def run(ctx: Run) -> dict[str, Any]:
     extra: list[Problem] = []
     for source, title in zip(config.eval, titles(config.eval), strict=True):
         data_set = _marked(pool(source, seed), title, title)
-        seen.update(_key(problem.question) for problem in data_set)
+        seen.update(question_key(problem.question) for problem in data_set)
         extra += data_set
     sizes = {"eval": config.num_eval, "rl": config.num_rl, "train": config.num_train}
     sets = split(config.source, sizes, seed, seen)

@@ -16,13 +16,14 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
 from lite.eval import remote, report
-from lite.grading import is_correct
+from lite.eval.modes import FULL, asked, is_mode, rank
+from lite.grading import final_answer, is_correct
 from lite.infer.engine import Engine
 from lite.infer.request import Answer, question
 from lite.remote.client import Endpoint, base_url, optional_key
@@ -31,15 +32,15 @@ from lite.runtime.files import read_records, write_json, write_records
 from lite.runtime.progress import progress
 from lite.runtime.provenance import sha256, versions
 from lite.schema import Problem
-from lite.tokens import BASE, MODES, POLICY, SFT_POLICY
-
-FULL = MODES[-2]  # the mode that realised ratios are measured against
-ORDER = (BASE, *MODES[:-1], SFT_POLICY, POLICY)
+from lite.tokens import BASE, INSTRUCTION, POLICY, SFT_POLICY
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """A reply to a problem. `ratio` is the ratio token it leads with, `finished` seconds since its mode began."""
+    """A reply to a problem. `ratio` is the ratio token it leads with, `finished` seconds since its mode began.
+
+    `markers` are think markers in its visible text, `answer` its final answer, `sample` which of a problem's it is.
+    """
 
     id: str
     ratio: float | None
@@ -50,6 +51,10 @@ class Graded:
     stop: str
     finished: float
     text: str
+    visible_tokens: int = 0
+    markers: int = 0
+    answer: str | None = None
+    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +69,13 @@ class Settings:
     num_threads: int = 0
     budget: int | None = None  # think tokens of a reply, at most
     endpoint: str = ""
+    samples: int = 1  # replies per problem and mode
 
 
-def grade(problem: Problem, reply: Answer, finished: float) -> Graded:
+def grade(problem: Problem, reply: Answer, finished: float, sample: int = 0) -> Graded:
     """Grade one reply; one that was cut, or whose think span is not closed, is wrong."""
     unclosed = reply.has_think and not reply.closed
-    whole = reply.stop in ("eos", "budget") and not unclosed
+    whole = reply.stop in ("eos", "budget", "loop") and not unclosed
     return Graded(
         id=problem.id,
         ratio=reply.ratio,
@@ -80,25 +86,31 @@ def grade(problem: Problem, reply: Answer, finished: float) -> Graded:
         stop=reply.stop,
         finished=round(finished, 4),
         text=reply.text,
+        visible_tokens=reply.visible_tokens,
+        markers=reply.markers,
+        answer=final_answer(reply.visible) if whole else None,
+        sample=sample,
     )
 
 
 def run_mode(
     engine: Engine, problems: Sequence[Problem], mode: str, settings: Settings, only: bool = True
 ) -> list[Graded]:
-    """Every problem's reply in one mode, in the problems' order. `only`: no other GGUF is measured."""
-    asked = POLICY if mode == SFT_POLICY else mode
+    """Every problem's replies in one mode, in the problems' order. `only`: no other GGUF is measured."""
     started = time.monotonic()
+    each = [(problem, sample) for problem in problems for sample in range(settings.samples)]
+    fields = asked(mode, engine.has_dial)
     asks = []
-    for index, problem in enumerate(problems):
+    for index, (problem, sample) in enumerate(each):
         ask = question(
             problem.question,
-            asked,
-            budget=settings.budget,
+            **{"budget": settings.budget, **fields},
             max_tokens=settings.max_tokens,
             temperature=settings.temperature,
             top_p=settings.top_p,
-            seed=(settings.seed << 32) + index,  # each problem has draws of its own
+            # Each reply has draws of its own; more samples leave the first ones as they were.
+            seed=(settings.seed << 32) + index // settings.samples + (sample << 64),
+            instruction=INSTRUCTION,
         )
         try:
             engine.prompt(ask)
@@ -106,10 +118,11 @@ def run_mode(
             raise LiteError(f"problem {problem.id}: {fault}") from None
         asks.append(ask)
     graded: dict[int, Graded] = {}
-    with progress(f"evaluate {mode}", len(problems), "replies") as meter:
+    with progress(f"evaluate {mode}", len(each), "replies") as meter:
 
         def on_done(index: int, reply: Answer) -> None:
-            graded[index] = grade(problems[index], reply, time.monotonic() - started)
+            problem, sample = each[index]
+            graded[index] = grade(problem, reply, time.monotonic() - started, sample)
             meter.advance()
 
         if settings.endpoint:
@@ -117,7 +130,7 @@ def run_mode(
             remote.generate(engine, server, asks, on_done, only=only)
         else:
             engine.generate(asks, on_done)
-    return [graded[index] for index in range(len(problems))]
+    return [graded[index] for index in range(len(each))]
 
 
 def measure(
@@ -130,7 +143,7 @@ def measure(
     """
     if not problems:
         raise LiteError("no problems to measure on; give at least one")
-    modes = [mode for mode in ORDER if mode in models]
+    modes = sorted(models, key=rank)
     digests = {path: sha256(path) for path in dict.fromkeys(models.values())}
     _keep_replies_of(
         out,
@@ -170,6 +183,7 @@ def measure(
             {mode: replies[mode] for mode in modes},
             full,
             {problem.id: problem.data_set for problem in problems},
+            {problem.id: problem.needed for problem in problems if problem.needed},
         ),
     }
     report.write(made, out)
@@ -177,31 +191,26 @@ def measure(
 
 
 def evaluate(
-    model: Path,
-    problems: Sequence[Problem],
-    modes: Sequence[str | None],
-    out: Path,
-    *,
-    max_tokens: int,
-    seed: int = 0,
-    budget: int | None = None,
-    endpoint: str = "",
+    model: Path, problems: Sequence[Problem], modes: Sequence[str | None], out: Path, settings: Settings
 ) -> dict[str, Any]:
-    """The report of one GGUF, for `lite eval`: greedy, on any problems.
+    """The report of one GGUF, for `lite eval`, on any problems.
 
-    `modes`: of MODES, or "base"; None: what the budget picks. `budget`: think tokens of every reply, at most; then
-    there are no realised ratios, because the replies under 1.0 are held to it as well.
+    `modes`: see lite.eval.modes; None: what the budget picks. With a budget there are no realised ratios, because
+    the replies under 1.0 are held to it as well.
     """
+    if settings.endpoint:
+        settings = replace(settings, endpoint=base_url(settings.endpoint))
+    if settings.samples > 1 and settings.temperature == 0:
+        raise LiteError(f"--samples {settings.samples}: greedy replies are all alike; give a --temperature")
     with Engine(model) as engine:
-        asks = [question("", mode, budget=budget, max_tokens=max_tokens) for mode in modes]
-        for ask in asks:
+        wanted = set()
+        for mode in modes:
+            fields = {"budget": settings.budget, **asked(mode, engine.has_dial)}
+            ask = question("", **fields, max_tokens=settings.max_tokens)
             engine.prompt(ask)  # a mode this GGUF does not have is a LiteError before any work
-        wanted = {engine.mode(ask) for ask in asks}
-        if engine.has_dial and budget is None:
+            wanted.add(mode or engine.mode(ask))
+        if engine.has_dial and settings.budget is None:
             wanted.add(FULL)
-    settings = Settings(
-        max_tokens=max_tokens, seed=seed, budget=budget, endpoint=base_url(endpoint) if endpoint else ""
-    )
     return measure(dict.fromkeys(wanted, Path(model)), problems, out, settings)
 
 
@@ -234,7 +243,7 @@ def run(ctx: Run) -> dict[str, Any]:
 
 
 def _replies_path(out: Path, mode: str) -> Path:
-    return out / f"replies-{mode}.jsonl"
+    return out / f"replies-{mode.replace(':', '-')}.jsonl"
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -258,6 +267,6 @@ def _keep_replies_of(out: Path, inputs: dict[str, Any]) -> None:
             raise LiteError(f"{_replies_path(out, mode)}: is there and not lite's; choose another folder")
     same = all(before.get(key) == inputs[key] for key in ("problems", "settings"))
     for mode, digest in before["modes"].items():
-        if mode in ORDER and not (same and digest == inputs["modes"].get(mode, digest)):
+        if is_mode(mode) and not (same and digest == inputs["modes"].get(mode, digest)):
             _replies_path(out, mode).unlink(missing_ok=True)
     write_json(path, inputs | {"modes": before["modes"] | inputs["modes"]} if same else inputs)

@@ -10,13 +10,15 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lite.eval.modes import LEAN
 from lite.eval.plot import plot
+from lite.grading import same
 from lite.runtime.files import atomic_write, write_json
 from lite.tokens import BASE, POLICY, RATIOS, SFT_POLICY
 
@@ -55,29 +57,76 @@ def row(mode: str, replies: Sequence[Graded], full: Mapping[str, int]) -> dict[s
     """One mode's numbers. `full`: think tokens under 1.0 per problem; where it is 0 there is no ratio."""
     total = len(replies)
     correct = sum(reply.correct for reply in replies)
-    think = [reply.think_tokens for reply in replies]
+    by_problem = list(_grouped(replies).values())
+    samples = max(map(len, by_problem))
+    think = [_mean(reply.think_tokens for reply in mine) for mine in by_problem]
+    right = [_mean(reply.correct for reply in mine) for mine in by_problem]
     paired = [(reply.think_tokens, full[reply.id]) for reply in replies if full.get(reply.id)]
     numbers: dict[str, Any] = {
         "mode": mode,
-        "num_problems": total,
+        "num_problems": len(by_problem),
         "accuracy": correct / total,
-        "accuracy_ci95": wilson(correct, total),
-        "think_tokens": sum(think) / total,
+        "accuracy_ci95": wilson(correct, total) if samples == 1 else bootstrap_mean(right),
+        "think_tokens": sum(think) / len(think),
         "think_tokens_ci95": bootstrap_mean(think),
+        "visible_tokens": sum(reply.visible_tokens for reply in replies) / total,
         "total_tokens": sum(reply.total_tokens for reply in replies) / total,
+        "longest_reply": max(reply.total_tokens for reply in replies),
+        "markers": sum(reply.markers for reply in replies),
         "act_ratio": sum(mine / whole for mine, whole in paired) / len(paired) if paired else None,
         "ratio_of_means": sum(mine for mine, _ in paired) / sum(whole for _, whole in paired)
         if paired
         else None,
-        "ratio_problems": len(paired),
-        "seconds_per_problem": max(reply.finished for reply in replies) / total,
+        "ratio_problems": len({reply.id for reply in replies if full.get(reply.id)}),
+        "seconds_per_problem": max(reply.finished for reply in replies) / len(by_problem),
         "unclosed_think": sum(reply.unclosed for reply in replies),
         "cut": sum(reply.stop == "length" for reply in replies),
     }
-    if mode.endswith(POLICY):
+    if samples > 1:
+        numbers["accuracy_by_seed"] = [
+            _mean(reply.correct for reply in replies if reply.sample == sample) for sample in range(samples)
+        ]
+        numbers["vote"] = _votes(by_problem, samples)
+    if mode.endswith(POLICY) or mode.startswith(LEAN):
         chosen = Counter(reply.ratio for reply in replies)
         numbers["chosen_ratios"] = {str(ratio): chosen[ratio] for ratio in RATIOS} | {"none": chosen[None]}
     return numbers
+
+
+def _grouped(replies: Sequence[Graded]) -> dict[str, list[Graded]]:
+    """The replies to each problem."""
+    groups: dict[str, list[Graded]] = {}
+    for reply in replies:
+        groups.setdefault(reply.id, []).append(reply)
+    return groups
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = [*values]
+    return sum(numbers) / len(numbers)
+
+
+def _votes(by_problem: Sequence[Sequence[Graded]], samples: int) -> list[dict[str, float]]:
+    """Accuracy of the majority of the first k replies of each problem, and what these cost in tokens."""
+    return [
+        {
+            "replies": num,
+            "total_tokens": _mean(sum(reply.total_tokens for reply in mine[:num]) for mine in by_problem),
+            "accuracy": _mean(_majority(mine[:num]) for mine in by_problem),
+        }
+        for num in range(1, samples + 1)
+    ]
+
+
+def _majority(replies: Sequence[Graded]) -> bool:
+    """Whether the answer that most replies give is right; of equals the first, and no answer has no vote."""
+    groups: list[list[Graded]] = []
+    for reply in replies:
+        if reply.answer is None:
+            continue
+        mine = next((group for group in groups if same(group[0].answer, reply.answer)), None)
+        mine.append(reply) if mine else groups.append([reply])
+    return max(groups, key=len)[0].correct if groups else False
 
 
 def compare(policy: Sequence[Graded], sft: Sequence[Graded]) -> dict[str, Any]:
@@ -96,19 +145,60 @@ def compare(policy: Sequence[Graded], sft: Sequence[Graded]) -> dict[str, Any]:
     }
 
 
+def spearman(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Rank correlation of two equally long lists, ties at their mean rank; None where one of them is constant."""
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+        return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return None
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def smallest_right(replies: Mapping[str, Sequence[Graded]]) -> dict[str, float]:
+    """r* of each problem by the replies under fixed ratios: the smallest from which on all are right. Others have none."""
+    found: dict[str, float] = {}
+    previous = None
+    for ratio in reversed(RATIOS):  # of a problem whose larger ones are right
+        for reply in replies.get(str(ratio), ()):
+            if reply.correct and found.get(reply.id) == previous:
+                found[reply.id] = ratio
+        previous = ratio
+    return found
+
+
+def choices(policy: Sequence[Graded], difficulty: Mapping[str, float]) -> dict[str, Any]:
+    """How POLICY's choice follows a difficulty: counts of chosen ratios by its nearest ratio, and the rank correlation."""
+    pairs = [(difficulty[r.id], r.ratio) for r in policy if r.id in difficulty and r.ratio is not None]
+    table = {str(ratio): {str(chosen): 0 for chosen in RATIOS} for ratio in RATIOS}
+    for hard, chosen in pairs:
+        table[str(min(RATIOS, key=lambda ratio: abs(ratio - hard)))][str(chosen)] += 1
+    return {
+        "num_problems": len(pairs),
+        "spearman": spearman(*zip(*pairs, strict=True)) if pairs else None,
+        "chosen": {hard: row for hard, row in table.items() if any(row.values())},
+    }
+
+
 def build(
     replies: Mapping[str, Sequence[Graded]],
     full: Sequence[Graded] | None,
     data_sets: Mapping[str, str] | None = None,
+    needed: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """`rows`, `policy_vs_sft` where both are there, and `data_sets`, the rows of each where there are several.
+    """`rows`, `policy_vs_sft` where both are there, `choices`, and `data_sets`, the rows of each where there are several.
 
-    `full`: the replies under 1.0. `data_sets` names each problem's.
+    `full`: the replies under 1.0. `data_sets` names each problem's; `needed` is the share of its chain that it needs.
     """
-    tokens = {reply.id: reply.think_tokens for reply in full or ()}
+    tokens = {id: _mean(reply.think_tokens for reply in mine) for id, mine in _grouped(full or ()).items()}
     made: dict[str, Any] = {"rows": [row(mode, mine, tokens) for mode, mine in replies.items()]}
     if SFT_POLICY in replies and POLICY in replies:
         made["policy_vs_sft"] = compare(replies[POLICY], replies[SFT_POLICY])
+    if POLICY in replies:
+        ways = {"r*": smallest_right(replies), "needed share": dict(needed or {})}
+        made["choices"] = {name: choices(replies[POLICY], way) for name, way in ways.items() if way}
     names = list(dict.fromkeys((data_sets or {}).values()))
     if data_sets is not None and len(names) > 1:
         made["data_sets"] = {
@@ -126,7 +216,7 @@ def write(report: Mapping[str, Any], out: Path) -> None:
     with atomic_write(out / "report.md") as handle:
         handle.write(to_markdown(report))
     with atomic_write(out / "report.png", "wb") as handle:
-        plot(report["rows"], report["model"], handle)
+        plot(report["rows"], report["model"], handle, report.get("choices"))
     write_json(out / "report.json", report)
 
 
@@ -152,8 +242,9 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
-        "| mode | accuracy (95 %) | think tokens (95 %) | all tokens | realised ratio | seconds | unclosed |",
-        "|---|---|---|---|---|---|---|",
+        "| mode | accuracy (95 %) | think tokens (95 %) | visible | all tokens | markers | realised ratio | seconds"
+        " | unclosed |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         low, high = row["accuracy_ci95"]
@@ -161,8 +252,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ratio = "" if row["act_ratio"] is None else f"{row['act_ratio']:.2f}"
         lines.append(
             f"| {row['mode']} | {row['accuracy']:.1%} ({low:.1%} to {high:.1%}) "
-            f"| {row['think_tokens']:.1f} ({few:.1f} to {many:.1f}) | {row['total_tokens']:.1f} "
-            f"| {ratio} | {row['seconds_per_problem']:.3f} | {row['unclosed_think']} |"
+            f"| {row['think_tokens']:.1f} ({few:.1f} to {many:.1f}) | {row['visible_tokens']:.1f} "
+            f"| {row['total_tokens']:.1f} | {row['markers']} | {ratio} | {row['seconds_per_problem']:.3f} | {row['unclosed_think']} |"
         )
     return lines
 
@@ -185,12 +276,31 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
             + (f", {share:+.0f} %" if share is not None else "")
             + f"), accuracy {100 * found['accuracy']:+.1f} points ({worst:+.1f} to {best:+.1f})."
         )
+    for name, found in report.get("choices", {}).items():
+        if found["spearman"] is not None:
+            notes.append(
+                f"policy's ratio against {name}: Spearman {found['spearman']:.2f} over {found['num_problems']} problems; "
+                + "; ".join(
+                    f"{hard}: " + ", ".join(f"{count} x {chosen}" for chosen, count in row.items() if count)
+                    for hard, row in found["chosen"].items()
+                )
+                + "."
+            )
     for mode, row in rows.items():
         if "chosen_ratios" in row:
             chosen = ", ".join(f"{ratio}: {count}" for ratio, count in row["chosen_ratios"].items() if count)
             notes.append(f"{mode} chose {chosen}.")
+        if "vote" in row:
+            seeds = row["accuracy_by_seed"]
+            notes.append(
+                f"{mode}: over {len(seeds)} seeds accuracy lies in {min(seeds):.1%} to {max(seeds):.1%}."
+            )
         if row["cut"]:
             notes.append(f"{mode}: {row['cut']} replies were cut at the token limit and count as wrong.")
+    notes += _vote_notes(report["rows"])
+    notes.append(
+        "Visible: tokens of the answer; markers: think markers in its text; all tokens: the whole reply."
+    )
     notes.append(
         "Realised ratio: mean over problems of think tokens / think tokens of this model under 1.0 "
         f"({BASE} and {SFT_POLICY}: over the same 1.0)."
@@ -207,3 +317,18 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     )
     notes.append(f"Made by `{report['command']}`, seed {report['seed']}, GGUF sha256 {report['sha256']}.")
     return notes
+
+
+def _vote_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a majority vote gives each mode at the tokens that the dearest one spends on one reply."""
+    votes = {row["mode"]: row["vote"] for row in rows if "vote" in row}
+    if not votes:
+        return []
+    room = max(vote[0]["total_tokens"] for vote in votes.values())
+    shown = []
+    for mode, vote in votes.items():
+        best = [each for each in vote if each["total_tokens"] <= room][-1]
+        shown.append(
+            f"{mode} {best['accuracy']:.1%} ({best['replies']} replies, {best['total_tokens']:.0f} tokens)"
+        )
+    return [f"Majority vote within {room:.0f} tokens a problem: {', '.join(shown)}."]

@@ -35,12 +35,21 @@ class Job(Protocol):
     temperature: float
     top_p: float
     cancelled: bool
+    nudge: (
+        tuple[np.ndarray, np.ndarray] | None
+    )  # token ids, and what their logits gain at a reply's first place
 
     def draw(self) -> float:
         """The next number in [0, 1) for a temperature above 0."""
 
+    def allows(self, token: int) -> bool:
+        """Whether the model may propose this token here."""
+
+    def constrain(self, logits: np.ndarray) -> None:
+        """Set the logits (V,) of others that it may not propose to minus infinity."""
+
     def take(self, proposed: int) -> int | None:
-        """The token to write where the model proposes `proposed`; None: the reply has ended.
+        """The token to write where the model proposes `proposed` (negative: it has none); None: the reply has ended.
 
         It is the last of `ids` then; others at their end may have been taken back.
         """
@@ -225,19 +234,34 @@ class Slots:
             raise LiteError(f"llama.cpp stopped with code {code} while decoding; use a smaller batch")
 
     def _choose(self, slots: list[int]) -> np.ndarray:
-        """A token for each slot from the logits of the last batch, which are in its order."""
-        rows = len(slots)
-        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.context), (rows, self.num_vocab))
-        ids = greedy(logits)
-        warm = [row for row, slot in enumerate(slots) if self.jobs[slot].temperature > 0]
-        if warm:
-            jobs = [self.jobs[slots[row]] for row in warm]
-            draws, heat, nucleus = (
-                np.array([value(job) for job in jobs])
-                for value in (lambda job: job.draw(), lambda job: job.temperature, lambda job: job.top_p)
-            )
-            ids[warm] = sample(logits[warm], draws, heat, nucleus)
+        """A token for each slot from the logits of the last batch, which are in its order; -1: none is allowed."""
+        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.context), (len(slots), self.num_vocab))
+        jobs = [self.jobs[slot] for slot in slots]
+        for row, job in enumerate(jobs):
+            if job.nudge and not job.ids:
+                ids, gains = job.nudge
+                logits[row, ids] += gains
+        ids = _pick(logits, jobs)
+        for row, job in enumerate(jobs):
+            while ids[row] >= 0 and not job.allows(int(ids[row])):
+                mine = logits[row : row + 1]
+                mine[0, ids[row]] = -np.inf
+                job.constrain(mine[0])
+                ids[row] = _pick(mine, [job])[0] if np.isfinite(mine.max()) else -1
         return ids
+
+
+def _pick(logits: np.ndarray, jobs: list[Job]) -> np.ndarray:
+    """A token for each job from its row of logits (rows, V)."""
+    ids = greedy(logits)
+    warm = [row for row, job in enumerate(jobs) if job.temperature > 0]
+    if warm:
+        draws, heat, nucleus = (
+            np.array([value(jobs[row]) for row in warm])
+            for value in (lambda job: job.draw(), lambda job: job.temperature, lambda job: job.top_p)
+        )
+        ids[warm] = sample(logits[warm], draws, heat, nucleus)
+    return ids
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> int:

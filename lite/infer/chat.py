@@ -29,7 +29,7 @@ def chat(model: Path, settings: Ask, mode_of: Callable[[str], str], *, show_thin
 
 @dataclass
 class Chat:
-    """A conversation and how its next reply is generated. `settings` is an Ask whose turns do not matter."""
+    """A conversation and how its next reply is generated. `settings` is an Ask; of its turns only a system turn counts."""
 
     engine: Engine
     settings: Ask
@@ -65,11 +65,11 @@ class Chat:
 
     def answer(self, line: str) -> None:
         """Show the reply to a line, and remember both. A reply without an answer is not remembered."""
-        turns = (*self.turns, Message("user", line))
+        turns = (*self.settings.messages[:-1], *self.turns, Message("user", line))
         answer = self.screen.show(self.engine.submit(replace(self.settings, messages=turns)))
         print(counts(answer), file=sys.stderr)
         if answer.visible:
-            self.turns = [*turns, Message("assistant", answer.visible)]
+            self.turns += [turns[-1], Message("assistant", answer.visible)]
 
     def command(self, line: str) -> None:
         """Obey a line that begins with a slash. Raises LiteError for what it cannot."""
@@ -80,18 +80,18 @@ class Chat:
         elif name == "/new":
             self.turns = []
         elif name == "/ratio":
-            self._set(mode=self.mode_of(value), budget=None)
+            self._set(mode=self.mode_of(value), budget=None, thinking=True)
         elif name == "/budget" and value == "off":
             self._set(mode=None, budget=None)
         elif name == "/budget":
             if not value.isdecimal() or len(value) > 9:
                 raise LiteError(f"/budget {value}: give a number of tokens, or off")
-            self._set(mode=None, budget=int(value))
+            self._set(mode=None, budget=int(value), thinking=True)
         else:
             raise LiteError(f"{name}: no such command; /help shows them")
 
     def _set(self, **changes: str | int | None) -> None:
-        settings = replace(self.settings, messages=(Message("user", ""),), **changes)
+        settings = replace(self.settings, **changes)
         self.engine.prompt(settings)
         self.settings = settings
         shown = f"ratio {self.engine.mode(settings)}"

@@ -7,17 +7,29 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lite.errors import LiteError
 from lite.gguf.llama_build import release_openmp_threads
 from lite.infer.batch import Slots
-from lite.infer.controller import Controller, limits
+from lite.infer.controller import Controller
+from lite.infer.limits import limits
 from lite.infer.model import Model
 from lite.infer.prompt import Prompt, Prompts, check_settings
 from lite.infer.reply_parser import Phase, Reader, whole
-from lite.infer.request import Answer, Ask, Piece, Stop, Stream
+from lite.infer.request import Answer, Ask, Piece, Stop, Stream, Unfit
 from lite.infer.scheduler import Job, Loop
 from lite.runtime import hardware
-from lite.tokens import BASE, POLICY, parse_reply, strip_control
+from lite.tokens import (
+    BASE,
+    POLICY,
+    RATIO_TOKENS,
+    THINK_CLOSE,
+    THINK_OPEN,
+    Reply,
+    parse_reply,
+    strip_control,
+)
 
 MAX_BATCH = 256  # llama.cpp's sequences in one context
 
@@ -121,7 +133,7 @@ class Engine:
             return ask.mode
         if not self.has_dial:
             return BASE
-        if ask.budget is None or self.model.calibration is None:
+        if ask.lean or ask.budget is None or self.model.calibration is None:
             return POLICY
         return str(self.model.calibration.ratio_within(ask.budget))
 
@@ -132,10 +144,14 @@ class Engine:
             raise LiteError(
                 f"budget {ask.budget}: {self.path.name} is recurrent and takes no token back; leave the budget out"
             )
+        self._nudge(ask)
         prompt = self._prompts.build(ask, self.mode(ask))
         if not 0 < len(prompt.ids) < self._context:
-            raise LiteError(
+            raise Unfit(
                 f"a prompt of {len(prompt.ids)} tokens leaves no room in {self._context}; shorten the question"
+                f" (this model's maximum context length is {self._context} tokens)",
+                field="messages",
+                code="context_length_exceeded",
             )
         return prompt
 
@@ -146,17 +162,37 @@ class Engine:
 
     def _job(self, ask: Ask, stream: Stream, emit: Callable[[Piece], None] | None) -> Job:
         prompt = self.prompt(ask)
-        lexicon = self.model.lexicon
         room = min(ask.max_tokens, self._context - len(prompt.ids))
-        controller = Controller(lexicon, limits(lexicon, room, ask.budget), prompt.phase, emit)
-        job = Job(ask, prompt.ids, controller, stream)
+        controller = Controller(
+            self.model.lexicon,
+            limits(self.model.lexicon, room, ask.budget, asks=prompt.asks and ask.grammar is None),
+            prompt.phase,
+            emit,
+            stops=ask.stop,
+            grammar=self.model.grammar(ask.grammar) if ask.grammar else None,
+            raw=ask.prompt is not None,
+            opens=self.has_dial,
+        )
+        job = Job(ask, prompt.ids, controller, stream, self._nudge(ask))
 
         def finish(job: Job) -> Answer:
             seconds = time.monotonic() - job.started
-            return self._answer(ask, prompt, job.ids, controller.reader, seconds, controller.stop)
+            return self._answer(
+                ask, prompt, job.ids, controller.reader, seconds, controller.stop, controller.num_hidden
+            )
 
         job.finish = finish
         return job
+
+    def _nudge(self, ask: Ask) -> tuple[np.ndarray, np.ndarray] | None:
+        """What a lean adds to the logits of the ratio tokens, as (ids, gains)."""
+        if not ask.lean:
+            return None
+        if not self.has_dial or self.mode(ask) != POLICY:
+            what = f"the ratio is {self.mode(ask)}" if self.has_dial else f"{self.path.name} has no dial"
+            raise Unfit(f"lean {ask.lean:g}: {what}, and it shifts what policy chooses", field="lean")
+        ids = [self.model.tokenise(token, special=True)[0] for token in RATIO_TOKENS]
+        return np.array(ids), (ask.lean * np.arange(len(ids))).astype(np.float32)
 
     def read(self, ask: Ask, ids: list[int], *, seconds: float, stop: Stop) -> Answer:
         """The answer that these tokens are, where something else generated them for `prompt(ask)`."""
@@ -170,10 +206,22 @@ class Engine:
         return reader
 
     def _answer(
-        self, ask: Ask, prompt: Prompt, ids: list[int], reader: Reader, seconds: float, stop: Stop
+        self,
+        ask: Ask,
+        prompt: Prompt,
+        ids: list[int],
+        reader: Reader,
+        seconds: float,
+        stop: Stop,
+        num_hidden: int = 0,
     ) -> Answer:
-        text = prompt.lead + whole(self.model.bytes_of(ids)).decode("utf-8", errors="replace")
-        reply = parse_reply(text)
+        data = whole(self.model.bytes_of(ids))
+        text = data[: len(data) - num_hidden].decode("utf-8", errors="replace")
+        if ask.prompt is not None:
+            reply = Reply(None, "", text, has_think=False, closed=False)
+        else:
+            text = prompt.lead + text
+            reply = parse_reply(text)
         if not reply.opened:  # known only now, at its end
             reader = self._read(Reader(unopened=Phase.THINK), ids)
         return Answer(
@@ -190,6 +238,8 @@ class Engine:
             has_think=reply.has_think,
             closed=reply.closed,
             text=text,
+            visible_tokens=reader.num_tokens if reader.phase is Phase.ANSWER else 0,
+            markers=sum(reply.visible.count(mark) for mark in (THINK_OPEN, THINK_CLOSE)),
         )
 
     def _make_slots(self, num_cells: int) -> Slots:

@@ -12,7 +12,8 @@ from lite.errors import LiteError
 from lite.gguf import check
 from lite.gguf.calibration import of_gguf
 from lite.gguf.llama_build import model_params
-from lite.infer.controller import Lexicon
+from lite.infer.grammar import Grammar
+from lite.infer.limits import Lexicon
 
 
 @llama_cpp.llama_log_callback
@@ -79,6 +80,10 @@ class Model:
         if count < 0:
             raise LiteError(f"{self.path}: its tokenizer failed on {text[:40]!r}; export it again")
         return ids[:count]
+
+    def grammar(self, text: str) -> Grammar:
+        """A grammar (GBNF) over this vocabulary, at its beginning."""
+        return Grammar(self._vocab, text)
 
     def bytes_of(self, ids: list[int]) -> bytes:
         """The text of token ids, special tokens shown."""

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import copy
 import enum
+import re
 from collections.abc import Callable
 
 from lite.infer.request import Kind, Piece
-from lite.tokens import THINK_CLOSE, THINK_OPEN, strip_control, without_lead
+from lite.tokens import THINK_CLOSE, THINK_OPEN, is_quoted, strip_control, without_lead
 
 LEAD_TOKENS = 16  # a reply that has not opened its think span by then is all answer
-TAIL_BYTES = 16
+TAIL_BYTES = 32
 
 _SENTENCE_ENDS = (b".", b"!", b"?", b".)", b'."', b".$", "。".encode())
 _OPEN, _CLOSE = THINK_OPEN.encode(), THINK_CLOSE.encode()
+_MARKER = re.compile(rb"<(/?)think>", re.IGNORECASE)
 
 
 class Phase(enum.Enum):
@@ -32,8 +34,9 @@ class Reader:
     """Follows a reply. `phase` is where it begins; `emit` is called with every Piece that can be shown.
     `unopened` is what follows a lead that opens no think span.
 
-    `num_tokens`: tokens written in this phase, but for a few line breaks before its text. `think_tokens`: those of the think span, without its markers and the
-    line breaks beside them. `answer`: the text of the answer. `tail`: the last bytes written.
+    `num_tokens`: tokens written in this phase so far, except a few line breaks before its text. `think_tokens`: those
+    of all think spans, without their markers and the line breaks beside them. `answer`: the text of the answer. `tail`:
+    the last bytes written.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Reader:
         self._held: list[bytes] = []  # tokens that may turn out to be no text of this phase
         self._begun = False  # whether this phase has text yet
         self._num_blank = 0  # tokens before it
+        self._counts = {Phase.THINK: 0, Phase.ANSWER: 0}  # tokens of earlier spans
 
     def read(self, piece: bytes) -> None:
         """A token was written; `piece` is its text."""
@@ -59,15 +63,13 @@ class Reader:
         if self.phase is Phase.ANSWER:
             self.answer += piece
         held = b"".join(self._held)
-        if self.phase is Phase.THINK and _CLOSE in held:
-            think, _, rest = held.partition(_CLOSE)
-            self._say(think.rstrip())
-            self._enter(Phase.ANSWER, rest)
+        if marker := self._marker_in(held):
+            self._pass(held, marker)
         elif not held.strip() and not self._begun:
             self._held = []  # line breaks before the text
             self._num_blank += 1
             self.num_tokens -= self._num_blank <= LEAD_TOKENS
-        elif not held[-1:].isspace() and not unfinished(held)[1] and not self._may_close(held):
+        elif not held[-1:].isspace() and not unfinished(held)[1] and not self._may_mark(held):
             self._say(held)
 
     def finish(self) -> None:
@@ -78,8 +80,10 @@ class Reader:
 
     def marker(self, piece: bytes = b"") -> bytes:
         """What of the closing marker stands at the end of the text, with a token `piece` behind it."""
-        text, sizes = self.tail + piece, range(len(_CLOSE) - 1, 0, -1)
-        return next((_CLOSE[:size] for size in sizes if text.endswith(_CLOSE[:size])), b"")
+        text = self.tail + piece
+        return next(
+            (text[-size:] for size in range(len(_CLOSE) - 1, 0, -1) if _ends(text, _CLOSE[:size])), b""
+        )
 
     def at_end_of_sentence(self, piece: bytes) -> bool:
         """Whether a sentence or a line ends before a token with this text."""
@@ -94,26 +98,57 @@ class Reader:
 
     def closes(self, piece: bytes) -> bool:
         """Whether a token would complete the marker that closes the think span."""
-        return _CLOSE in self.tail[-len(_CLOSE) :] + piece
+        return _CLOSE in (self.tail[-len(_CLOSE) :] + piece).lower()
 
-    def _may_close(self, held: bytes) -> bool:
-        return self.phase is Phase.THINK and b"<" in held[-len(_CLOSE) :] and bool(self.marker())
+    def _may_mark(self, held: bytes) -> bool:
+        """Whether a marker has begun at the end, or one stands there whose quote may close."""
+        last = held[-len(_CLOSE) :].lower()
+        starts = (mark[:size] for mark in (_OPEN, _CLOSE) for size in range(1, len(mark) + 1))
+        return b"<" in last and any(last.endswith(start) for start in starts)
+
+    def _marker_in(self, held: bytes) -> re.Match[bytes] | None:
+        """The first marker in the text held that is not quoted; one behind a quote waits for what follows it."""
+        for match in _MARKER.finditer(held):
+            before = (
+                self.tail[: len(self.tail) - len(held) + match.start()]
+                if not match.start()
+                else held[: match.start()]
+            )
+            quote, behind = before[-1:].decode("ascii", "ignore"), held[match.end() : match.end() + 1]
+            if (
+                quote
+                and quote in "`\"'"
+                and (not behind or is_quoted(quote, behind.decode("ascii", "ignore")))
+            ):
+                continue
+            return match
+        return None
+
+    def _pass(self, held: bytes, marker: re.Match[bytes]) -> None:
+        """Go past a marker; one too many is no text."""
+        phase, rest = Phase.ANSWER if marker[1] else Phase.THINK, held[marker.end() :]
+        if self.phase is Phase.ANSWER:
+            self.answer = self.answer.removesuffix(held[marker.start() :])
+        self._say(held[: marker.start()].rstrip())
+        self._enter(phase, rest)
 
     def _read_lead(self) -> None:
-        body = without_lead(b"".join(self._held).decode("utf-8", errors="replace")).encode()
-        if body.startswith(_OPEN):
+        body = without_lead(whole(b"".join(self._held)).decode("utf-8", errors="replace")).encode()
+        if body.lower().startswith(_OPEN):
             self._enter(Phase.THINK, body[len(_OPEN) :])
-        elif self.num_tokens > LEAD_TOKENS or not _OPEN.startswith(body):
+        elif self.num_tokens > LEAD_TOKENS or not _OPEN.startswith(body.lower()):
             self._enter(self._unopened, body)
 
     def _enter(self, phase: Phase, rest: bytes) -> None:
         """Go on to a phase; `rest` is what the last token wrote of it."""
+        if self.phase in self._counts:
+            self._counts[self.phase] = self.num_tokens
         self.phase, self._held, self._begun = phase, [], False
-        self.num_tokens = self._num_blank = 0
+        self.num_tokens, self._num_blank = self._counts[phase], 0
         if rest.strip():
             self.read(rest)
         elif phase is Phase.ANSWER:
-            self.answer = rest
+            self.answer += rest
 
     def _say(self, text: bytes) -> None:
         """The tokens held are text of this phase, as far as `text` goes."""
@@ -132,6 +167,10 @@ class Reader:
             shown = strip_control((text if self._begun else text.lstrip()).decode("utf-8", errors="replace"))
             self._emit(Piece(kind, shown, num))
         self._begun = True
+
+
+def _ends(text: bytes, start: bytes) -> bool:
+    return text[-len(start) :].lower() == start
 
 
 def unfinished(text: bytes) -> tuple[int, int]:

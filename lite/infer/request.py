@@ -12,7 +12,7 @@ from lite.errors import LiteError
 from lite.tokens import POLICY
 
 Kind = Literal["think", "answer"]
-Stop = Literal["eos", "length", "budget", "cancelled"]
+Stop = Literal["eos", "length", "budget", "loop", "stop", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +29,15 @@ class Ask:
 
     `mode` is one of lite.tokens.MODES, or BASE for a GGUF without a dial; None: the largest ratio whose
     calibrated length fits `budget`, and without calibration or budget POLICY (BASE without a dial).
-    `budget`: think tokens, at most. `thinking` False gives the model an empty, closed think span.
+    `budget`: think tokens, at most. `thinking` False gives a model that knows think markers an empty, closed span.
+    `instruction` stands before the last question; None: the one that a dial was trained with, nothing without a dial.
+    `stop`: texts that end the answer, and are no part of it. `grammar`: GBNF that the answer obeys.
+    `lean`: in POLICY mode, what the log-odds of each ratio token gain per step up the ladder.
+    `prompt`: a text or token ids that are continued as they are; there are no messages then, and no thinking.
     `max_tokens` bounds the whole reply. Temperature 0 is greedy.
     """
 
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     mode: str | None = POLICY
     budget: int | None = None
     thinking: bool = True
@@ -41,6 +45,11 @@ class Ask:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    instruction: str | None = None
+    stop: tuple[str, ...] = ()
+    grammar: str | None = None
+    lean: float = 0.0
+    prompt: str | tuple[int, ...] | None = None
 
 
 def question(text: str, mode: str | None = POLICY, **settings: Any) -> Ask:
@@ -66,8 +75,10 @@ class Answer:
     without the line breaks at both ends, an unclosed span in full; `total_tokens` are all tokens of the reply but
     the one that ended it. A span that is closed but was never opened is thinking here, though its Pieces came as an
     answer and no budget bounded it. `seconds` run from when its prompt was taken into a slot.
+    `visible_tokens` are those of the answer, `markers` the think markers in its text (none, where the engine wrote it).
     `stop`: "eos" the model ended it; "length" it was cut; "budget" its thinking, or its answer, was brought to an
-    end by the budget; "cancelled". `text` is the reply as written, special tokens shown.
+    end by the budget; "loop" so, because it repeated itself; "stop" a stop text came; "cancelled".
+    `text` is the reply as written, special tokens shown, up to a stop text.
     """
 
     mode: str
@@ -83,6 +94,8 @@ class Answer:
     has_think: bool
     closed: bool
     text: str
+    visible_tokens: int = 0
+    markers: int = 0
 
     @property
     def tokens_per_second(self) -> float:
@@ -94,6 +107,14 @@ class Answer:
         fields = {**asdict(self), "tokens_per_second": round(self.tokens_per_second, 2)}
         del fields["text"]
         return fields
+
+
+class Unfit(LiteError):
+    """A request that this model, or these limits, cannot take: `field` names what to change, `code` the kind."""
+
+    def __init__(self, message: str, *, field: str, code: str | None = None):
+        super().__init__(message)
+        self.field, self.code = field, code
 
 
 class Busy(LiteError):

@@ -22,7 +22,16 @@ from lite.infer.request import Answer, Ask, Busy, Stream
 class Job:
     """A request on its way: its prompt, who follows its reply, and where the answer goes (see batch.Job)."""
 
-    def __init__(self, ask: Ask, prompt: list[int], controller: Controller, stream: Stream):
+    def __init__(
+        self,
+        ask: Ask,
+        prompt: list[int],
+        controller: Controller,
+        stream: Stream,
+        nudge: tuple[np.ndarray, np.ndarray] | None = None,
+    ):
+        self.nudge = nudge
+        self.allows, self.constrain = controller.allows, controller.constrain
         self.prompt = np.array(prompt, np.int32)
         self.controller, self.stream = controller, stream
         self.ids = controller.ids
@@ -55,7 +64,8 @@ class Loop:
     """Decodes jobs in a thread of its own, `make_slots(num_cells)` at a time. Close it.
 
     `count_slots(num_cells)`: how many these are; the larger, the fewer.
-    Limited jobs: `max_waiting` may wait for a slot, and `max_wait` seconds each, at most; None: any number.
+    Limited jobs: `max_waiting` may wait for a slot beside those that run, and `max_wait` seconds each, at most; None:
+    any number.
     """
 
     def __init__(
@@ -87,7 +97,7 @@ class Loop:
         with self._lock:
             if self._closing:
                 raise LiteError("the engine is closed; open another")
-            if limited and self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
+            if limited and self._is_full():
                 raise Busy(f"{len(self._waiting)} requests wait already; try again in a while")
             if limited:
                 for job in jobs:
@@ -97,6 +107,12 @@ class Loop:
                 self._thread = threading.Thread(target=self._run, name="lite-decode", daemon=True)
                 self._thread.start()
             self._lock.notify()
+
+    def _is_full(self) -> bool:
+        """Whether as many run and wait as there can be slots and may wait: a free slot is room, too."""
+        if self._max_waiting is None:
+            return False
+        return len(self._waiting) + len(self._running) >= self._max_waiting + self._count_slots(1)
 
     def note_cancelled(self) -> None:
         """Some stream was cancelled: its job may have to leave the queue.

@@ -68,4 +68,10 @@ def counts(answer: Answer) -> str:
     )
 
 
-_ENDS = {"length": "the token limit", "budget": "the budget", "cancelled": "you"}
+_ENDS = {
+    "length": "the token limit",
+    "budget": "the budget",
+    "loop": "its loop",
+    "stop": "a stop text",
+    "cancelled": "you",
+}

@@ -14,7 +14,7 @@ def stop_ids(model, tokenizer) -> list[int]:
     config = getattr(model, "generation_config", None)
     also = getattr(config, "eos_token_id", None)
     also = [] if also is None else [also] if isinstance(also, int) else list(also)
-    return sorted({tokenizer.eos_token_id, *also})
+    return sorted({tokenizer.eos_token_id, *also} - {None})
 
 
 def count_tokens(tokenizer, text: str) -> int:

@@ -8,6 +8,7 @@ makes transformers raise becomes a LiteError of one line.
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,19 +63,49 @@ def reported(what: str) -> Iterator[None]:
     except LiteError:
         raise
     except Exception as fault:  # transformers raises what its parts raise, from KeyError to SafetensorError
-        lines = str(fault).strip().splitlines() or [""]
-        reason = (
-            lines[0] if isinstance(fault, (OSError, ValueError)) else f"{type(fault).__name__}: {lines[0]}"
-        )
+        reason = " ".join(str(fault).split())
+        if not isinstance(fault, (OSError, ValueError)):
+            reason = f"{type(fault).__name__}: {reason}"
         raise LiteError(f"{what}: could not be loaded ({reason[:300]})") from None
 
 
-def check_weights(name: str | Path, what: str) -> None:
-    """Raise LiteError where a folder holds weights in no safetensors file."""
-    if Path(name).is_dir() and not any(Path(name).glob("*.safetensors")):
-        raise LiteError(
-            f"{what}: no .safetensors file in {name}; other forms of weights are not read, convert them"
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a folder's model: model.safetensors, or those that its index names.
+
+    Raises LiteError where there are none, one is missing, or it is not clear which of both is meant.
+    """
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if not index.is_file():
+        if not single.is_file():
+            raise LiteError(
+                f"{folder}: no model.safetensors in it, and no {index.name}; save the model with save_pretrained"
+                " (adapters: merge first, other forms of weights: convert them)"
+            )
+        return [single]
+    try:
+        names = sorted(
+            {str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
         )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise LiteError(f"{index}: not an index of weights; save or download the model again") from None
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise LiteError(
+                f"{index}: names {name}, which is not beside it; save or download the model again"
+            )
+    if single.is_file() and single.name not in names:
+        raise LiteError(
+            f"{folder}: {single.name} lies beside {index.name}, which does not name it, and transformers would read"
+            " the first; remove the one that is stale"
+        )
+    return [folder / name for name in names]
+
+
+def check_weights(name: str | Path, what: str) -> None:
+    """Raise LiteError where a folder has no weights, or not all of them, in safetensors files."""
+    if Path(name).is_dir():
+        with reported(what):
+            weight_files(Path(name))
 
 
 def load_tokenizer(name: str | Path, what: str) -> Any:

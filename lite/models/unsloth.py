@@ -22,6 +22,7 @@ from lite.runtime.hardware import multiplies_bf16
 from lite.tokens import CONTROL_TOKENS, PAD_MULTIPLE, without_opened_think
 
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+HEAD = "keep_head"  # of `load_classifier`
 _NOWHERE = open(os.devnull, "w")  # a real file, as vLLM wants; it stays open for who took it for stdout
 
 
@@ -242,6 +243,85 @@ def release_memory(model=None) -> None:
         _decode_graphs.release_for_training(model)  # captured steps, and the key-value cache of the last call
     gc.collect()
     torch.cuda.empty_cache()
+
+
+def load_classifier(
+    model: str,
+    *,
+    max_tokens: int,
+    four_bit: bool,
+    rank: int = 0,
+    seed: int = 0,
+    adapter: Path | None = None,
+) -> tuple[Any, Any]:
+    """The base as a classifier of tokens: `.logits` (B, T, 2) of `input_ids` (B, T), padded right, by a head on its
+    last hidden states. Returns (model, tokenizer).
+
+    Without `adapter` ready to train: fresh LoRA of `rank` on all linear layers, and a fresh head in float32, which PEFT
+    saves and loads with the adapter. With one ready to score. Raises LiteError.
+    """
+    tokenizer = load_tokenizer(model)
+    import torch
+    from peft import PeftModel
+    from peft.utils import set_additional_trainable_modules
+    from transformers.modeling_outputs import TokenClassifierOutput
+    from unsloth import FastLanguageModel
+
+    base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit)
+    decoder = base.get_decoder()
+    torch.manual_seed(seed)
+    setattr(base, HEAD, torch.nn.Linear(base.config.get_text_config().hidden_size, 2).to(base.device))
+
+    def forward(input_ids, **_):
+        # Padding stands on the right, where a causal model does not look: no mask is needed.
+        hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, d)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return TokenClassifierOutput(logits=getattr(base, HEAD)(hidden.float()))
+
+    base.forward = forward
+    if adapter is not None:
+        adapter_file(adapter)
+        with _quiet(), pretrained.reported(f"compressor {adapter}"):
+            trained = PeftModel.from_pretrained(base, str(adapter))
+            if not four_bit:
+                trained = trained.merge_and_unload()
+        FastLanguageModel.for_inference(trained)
+        return trained, tokenizer
+    with _quiet():
+        peft_model = FastLanguageModel.get_peft_model(
+            base,
+            r=rank,
+            lora_alpha=2 * rank,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=LINEAR_LAYERS,
+            use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
+            random_state=seed,
+        )
+    # Unsloth on CUDA takes no head of ours in `modules_to_save`; PEFT does.
+    (name,) = peft_model.active_adapters
+    config = peft_model.peft_config[name]
+    config.modules_to_save = [HEAD]
+    set_additional_trainable_modules(
+        peft_model.base_model, config, peft_model.base_model.get_model_config(base), name
+    )
+    return peft_model, tokenizer
+
+
+def has_bf16() -> bool:
+    """Whether the GPU multiplies in bf16; a T4 only emulates it."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def half_on_cuda(device: Any) -> Any:
+    """A context that computes in half precision on a GPU; on a CPU it does nothing."""
+    import torch
+
+    cuda = device.type == "cuda"
+    dtype = torch.float16 if cuda and not has_bf16() else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=cuda)
 
 
 @contextlib.contextmanager

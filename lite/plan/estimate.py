@@ -23,16 +23,18 @@ REMEDIES = {
     "logits": "{stage}.batch_size, then {stage}.max_tokens",
     "KV cache": "{stage}.batch_size, then {stage}.max_tokens",
     "sampling": "{stage}.batch_size",
+    "attention": "{stage}.batch_size, then {stage}.max_tokens",
 }
 OWN_REMEDIES = {
     ("annotate", "weights"): "annotate.method: rules or teacher, or a smaller model",
     ("annotate", "activations"): "annotate.batch_tokens",
     ("annotate", "logits"): "annotate.batch_tokens",
-    ("compressor", "weights"): "compressor.encoder: a smaller one",
+    ("compressor", "weights"): "compressor.encoder: a smaller one, or compressor.rank above 0",
     ("compress", "weights"): "compressor.encoder: a smaller one",
     ("compress", "activations"): "compress.batch_size, then compressor.max_tokens",
     ("sft", "activations"): "sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens",
     ("chrpo", "KV cache"): "chrpo.prompts, then chrpo.max_tokens",
+    ("chrpo", "attention"): "chrpo.prompts, then chrpo.max_tokens",
     ("chrpo", "sampling"): "chrpo.prompts",
     ("chrpo", "vLLM"): "chrpo.vllm",
 }
@@ -146,12 +148,18 @@ def training(recipe: Recipe, shape: Shape, machine: Machine, rows: int, tokens: 
 
 
 def generating(shape: Shape, machine: Machine, sequences: int, tokens: float, linear_bytes: float):
-    """Terms of sampling so many sequences up to so many tokens."""
-    return {
+    """Terms of sampling so many sequences up to so many tokens; a GPU allocates their whole cache at the start."""
+    terms = {
         "weights": linear_bytes,
         "KV cache": kv_cache(shape, sequences * tokens, machine.width),
         "sampling": float(SAMPLING_BYTES * sequences * shape.vocab_size),
     }
+    if (
+        machine.on_gpu
+    ):  # keys and values of one layer, repeated for every head; PEFT's copy of the table at loading
+        terms["attention"] = 2.0 * machine.width * sequences * tokens * shape.query
+        terms["token rows"] = float(machine.width * shape.vocab_size * shape.hidden_size)
+    return terms
 
 
 def seconds_to_generate(
@@ -183,6 +191,7 @@ MERGED_WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}
 MODERNBERT_BASE = Shape(
     768, 1152, 22, 12, 12, 64, 50_368, True
 )  # a compressor that is not here is taken for it
+BASE_ENCODER = "base"
 TINY_ENCODER = Shape(96, 192, 3, 4, 4, 24, 700, True)
 EVAL_PROBLEMS = 500  # in a set to evaluate on whose size is not said
 LIKELIHOOD_PASSES = 40  # over a trace, for its labels
@@ -200,7 +209,8 @@ class Planner:
         encoder: Shape | None = None,
     ):
         self.recipe, self.shape, self.lengths, self.machine = recipe, shape, lengths, machine
-        self.encoder = TINY_ENCODER if recipe.compressor.encoder == "tiny" else encoder or MODERNBERT_BASE
+        known = {"tiny": TINY_ENCODER, BASE_ENCODER: shape}
+        self.encoder = known.get(recipe.compressor.encoder) or encoder or MODERNBERT_BASE
         self.size = weights(shape, recipe.sft.four_bit, machine.width)
 
     def all(self) -> dict[str, Estimate]:
@@ -281,22 +291,52 @@ class Planner:
 
     def _compressor(self) -> Estimate:
         config, encoder = self.recipe.compressor, self.encoder
-        tokens = config.batch_size * min(config.max_tokens, self.lengths.row)
-        terms = {
-            "weights": 16.0 * encoder.num_params,  # all of them trained, in float32
-            "activations": float(encoder.num_hidden_layers * self._encoder_layer() * tokens),
-        }
-        read = config.epochs * self.recipe.annotate.num_traces * self.lengths.mean_reply
-        return self._model(terms, 4.0 * encoder.num_params, 5 + seconds_to_train(encoder, self.machine, read))
+        tokens = config.batch_size * self._window()
+        ram: dict[str, float] = {}
+        if config.rank == 0:  # all of them trained, in float32
+            terms = {"weights": 16.0 * encoder.num_params}
+            disk = 40.0 * encoder.num_params  # three checkpoints with AdamW's moments, and the result
+        else:
+            terms = {
+                "weights": self._encoder_weights(4 if config.encoder != BASE_ENCODER else self.machine.width),
+                "LoRA, gradients, AdamW": lora(encoder, config.rank),
+            }
+            disk = 40.0 * encoder.num_lora(config.rank)
+        if config.encoder != BASE_ENCODER:
+            disk += 8.0 * encoder.num_params if config.rank else 0.0  # before and after, in float32
+            terms["activations"] = float(encoder.num_hidden_layers * self._encoder_layer() * tokens)
+        elif self.machine.on_gpu:  # recomputed layer by layer, and their gradients
+            terms["activations"] = 2 * tokens * activations(encoder, config.rank, self.machine.width)
+            layers = encoder.num_hidden_layers * encoder.hidden_size
+            ram["activations in RAM"] = float(self.machine.width * layers * tokens)
+        else:
+            layers = (1 + FRAGMENTS) * encoder.num_hidden_layers
+            terms["activations"] = layers * tokens * activations(encoder, config.rank, self.machine.width)
+        read = config.epochs * self.recipe.annotate.num_traces * self._read()
+        seconds = 5 + seconds_to_train(encoder, self.machine, read)
+        return self._model(terms, disk, seconds, ram)
 
     def _compress(self) -> Estimate:
-        """Scoring every trace once with the encoder."""
-        encoder = self.encoder
-        tokens = self.recipe.compress.batch_size * min(self.recipe.compressor.max_tokens, self.lengths.row)
-        terms = {"weights": 4.0 * encoder.num_params, "activations": float(tokens * self._encoder_layer())}
-        return self._model(
-            terms, 9 * self._text(), 5 + seconds_to_read(encoder, self.machine, self._text() / 4)
-        )
+        """Scoring every trace once with the compressor."""
+        encoder, base = self.encoder, self.recipe.compressor.encoder == BASE_ENCODER
+        tokens = self.recipe.compress.batch_size * self._window()
+        size = self._encoder_weights(self.machine.width) if base else 4.0 * encoder.num_params
+        terms = {"weights": size, "activations": float(tokens * self._encoder_layer())}
+        read = self._text() / 4 * self._read() / self.lengths.mean_reply
+        return self._model(terms, 9 * self._text(), 5 + seconds_to_read(encoder, self.machine, read))
+
+    def _window(self) -> int:
+        """Tokens of the longest window: the base reads a chain twice."""
+        copies = 2 if self.recipe.compressor.encoder == BASE_ENCODER else 1
+        return min(self.recipe.compressor.max_tokens, copies * self.lengths.row)
+
+    def _read(self) -> float:
+        """Tokens that the compressor reads of a mean trace."""
+        return self.lengths.mean_reply * (2 if self.recipe.compressor.encoder == BASE_ENCODER else 1)
+
+    def _encoder_weights(self, width: int) -> float:
+        """Bytes of the compressor's frozen weights."""
+        return weights(self.encoder, self.recipe.compressor.four_bit, width)
 
     def _sft(self) -> Estimate:
         config = self.recipe.sft

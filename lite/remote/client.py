@@ -1,8 +1,8 @@
 """An OpenAI-compatible server (vLLM, llama-server, a hosted one): many requests in flight, each tried again.
 
 Takes JSON bodies, gives JSON replies. A cut connection, a timeout, 429 (Retry-After is honoured, by all requests
-together), 5xx and a body that is no JSON object are tried again after a growing pause; every other refusal is a
-LiteError at once. The key comes from an environment variable, goes into one header, and is wiped from whatever
+together), 5xx and a body that is no JSON object are tried again after a growing pause; every other refusal is
+`Refused` at once, a LiteError. An error in a body counts as its code says, whatever the status line says. The key comes from an environment variable, goes into one header, and is wiped from whatever
 the server says back; redirects are not followed, so it reaches no other host.
 """
 
@@ -78,6 +78,10 @@ def _pause_asked(header: str | None) -> float:
         except (TypeError, ValueError):
             return 0.0
     return min(max(seconds, 0.0), LONGEST_WAIT_S) if seconds == seconds else 0.0
+
+
+class Refused(LiteError):
+    """The server does not take this request, and would not take it again."""
 
 
 class _Again(Exception):
@@ -198,22 +202,25 @@ class Endpoint:
             raise _Again(f"the connection was cut ({type(fault).__name__})") from None
         self._answered = True
         text = data.decode("utf-8", errors="replace")
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
         status = response.status_code
+        if status == 200 and isinstance(value, dict) and value.get("error") and not value.get("choices"):
+            code = value["error"].get("code") if isinstance(value["error"], dict) else None
+            status = int(code) if re.fullmatch("[45][0-9][0-9]", str(code)) else 400
         if status in (408, 425, 429) or status >= 500:
             raise _Again(
                 f"status {status}{self._said(text)}", _pause_asked(response.headers.get("retry-after"))
             )
         if status in (401, 403):
-            raise LiteError(
+            raise Refused(
                 f"{url}: status {status}{self._said(text)}; the server wants"
                 f" {'another' if self._key else 'an'} API key, given through the environment"
             )
         if status != 200:
-            raise LiteError(f"{url}: status {status}{self._said(text)}; check the URL and the model")
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = None
+            raise Refused(f"{url}: status {status}{self._said(text)}; check the URL and the model")
         if not isinstance(value, dict):
             raise _Again(f"a reply that is no JSON object{self._said(text)}")
         return value

@@ -8,7 +8,9 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -25,7 +27,18 @@ GRACE_SECONDS = 10  # what runs when the server is told to end has so long to fi
 class Server(uvicorn.Server):
     """uvicorn around an engine. When it is told to end it lets replies finish, and cancels those that take too long."""
 
-    def __init__(self, engine: Engine, *, key: str | None, host: str, max_tokens: int):
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        key: str | None,
+        host: str,
+        max_tokens: int,
+        allow_hosts: Sequence[str] = (),
+        cors_origins: Sequence[str] = (),
+        instruction: str | None = None,
+        lean: float = 0.0,
+    ):
         context = min(engine.trained_context, engine.context_tokens)
         model = Model(
             name=engine.path.stem,
@@ -33,10 +46,12 @@ class Server(uvicorn.Server):
             has_dial=engine.has_dial,
             context_tokens=context,
             max_tokens=min(max_tokens, context),
+            instruction=instruction,
+            lean=lean,
         )
         self.service = Service(engine, model)
         config = uvicorn.Config(
-            self.service.app(key=key, host=host),
+            self.service.app(key=key, hosts=[host, *allow_hosts], origins=cors_origins),
             headers=[*SECURITY_HEADERS.items()],
             server_header=False,
             log_level="error",  # not each request that is no HTTP, with a traceback
@@ -53,10 +68,13 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(path: Path, *, host: str, port: int, key_name: str, max_tokens: int, **settings: int) -> None:
+def serve(
+    path: Path, *, host: str, port: int, key_name: str, engine: Mapping[str, int], **settings: Any
+) -> None:
     """Serve a GGUF until SIGINT or SIGTERM. `port` 0 takes a free one; `key_name` names the variable with the key.
 
-    `max_tokens` is the most that a request may ask for, and what one gets that asks for none. `settings` are the Engine's: batch_size, max_waiting, num_threads.
+    `settings` are the Server's. Its `max_tokens` is the most that a request gets, and what one gets that asks for
+    none. `engine` are the Engine's: batch_size, max_waiting, num_threads.
     Raises LiteError for an address that cannot be had, one off loopback without a key, and a file that is no GGUF.
     """
     family, address = _resolve(host, port)
@@ -68,14 +86,14 @@ def serve(path: Path, *, host: str, port: int, key_name: str, max_tokens: int, *
     except OSError as fault:
         reason = os.strerror(fault.errno).lower()
         raise LiteError(f"host {host!r}, port {port}: {reason}; choose another --host or --port") from None
-    with listener, Engine(path, max_wait=WAIT_SECONDS, **settings) as engine:
-        server = Server(engine, key=key, host=host, max_tokens=max_tokens)
+    with listener, Engine(path, max_wait=WAIT_SECONDS, **engine) as loaded:
+        server = Server(loaded, key=key, host=host, **settings)
         for number in (signal.SIGINT, signal.SIGTERM):
             # uvicorn has handlers of its own while it runs, and raises the signal again after its end.
             signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
-        print(f"{engine.path.stem} on {url}; Ctrl-C ends it", file=sys.stderr, flush=True)
+        print(f"{loaded.path.stem} on {url}; Ctrl-C ends it", file=sys.stderr, flush=True)
         server.run(sockets=[listener])
 
 

@@ -12,7 +12,7 @@ import secrets
 import sys
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby
@@ -22,6 +22,8 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -29,10 +31,12 @@ from starlette.types import Receive, Scope, Send
 
 from lite.errors import LiteError
 from lite.infer.engine import Engine
-from lite.infer.request import Answer, Ask, Busy, Piece, Stream
+from lite.infer.request import Answer, Busy, Piece, Stream, Unfit
+from lite.server.faults import Refused, dump
 from lite.server.metrics import Metrics
 from lite.server.middleware import Guard, read_body, refusal
-from lite.server.schema import Model, Refused, Writer, dump, read_call
+from lite.server.replies import ChatWriter, CompletionWriter, ResponsesWriter, Writer
+from lite.server.schema import Call, Model, read_chat, read_completion, read_responses
 
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {
@@ -40,6 +44,7 @@ PAGE_FILES = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 OUR_FAULT = Refused("the server failed; its log says more", status=500)
 GONE = 499  # as nginx counts clients that do not wait; never sent
 
@@ -54,20 +59,31 @@ class Service:
         self._submitter = ThreadPoolExecutor(1)  # a long prompt takes a while to tokenise
         self._pages = {path: ((PAGE / name).read_bytes(), kind) for path, (name, kind) in PAGE_FILES.items()}
 
-    def app(self, *, key: str | None, host: str) -> Starlette:
-        """The ASGI application. `key` None: only names of this machine, and `host`, may stand in Host."""
+    def app(self, *, key: str | None, hosts: Sequence[str], origins: Sequence[str] = ()) -> Starlette:
+        """The ASGI application. `hosts`: what may stand in Host beside the names of this machine, where no key is
+        asked for: a web page that has pointed its own name at 127.0.0.1 (DNS rebinding) is refused. `origins`: those
+        of web pages that may use it.
+        """
         open_paths = frozenset({*PAGE_FILES, "/health"})  # nothing of the model is in them
+        guards = [Middleware(Guard, key=key, open_paths=open_paths, count=self.metrics.responses)]
+        if origins:
+            cors = {"allow_origins": [*origins], "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+            guards.insert(0, Middleware(CORSMiddleware, **cors))
+        if key is None:
+            names = [*LOOPBACK_NAMES, *(f"[{host}]" if ":" in host else host for host in hosts if host)]
+            guards.append(Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False))
         return Starlette(
             routes=[
                 *(Route(path, self.show_page, methods=["GET"]) for path in PAGE_FILES),
                 Route("/health", self.show_health, methods=["GET"]),
                 Route("/metrics", self.show_metrics, methods=["GET"]),
                 Route("/v1/models", self.show_models, methods=["GET"]),
-                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/v1/models/{name:path}", self.show_model, methods=["GET"]),
+                Route("/v1/chat/completions", self._route(read_chat, ChatWriter), methods=["POST"]),
+                Route("/v1/completions", self._route(read_completion, CompletionWriter), methods=["POST"]),
+                Route("/v1/responses", self._route(read_responses, ResponsesWriter), methods=["POST"]),
             ],
-            middleware=[
-                Middleware(Guard, key=key, host=host, open_paths=open_paths, count=self.metrics.responses)
-            ],
+            middleware=guards,
             exception_handlers={
                 Refused: _refuse,
                 HTTPException: _no_such_route,
@@ -94,28 +110,42 @@ class Service:
         text = self.metrics.text(self.engine.num_running, self.engine.num_waiting)
         return Response(text, media_type="text/plain; version=0.0.4")
 
-    async def chat(self, request: Request) -> Response:
-        """`/v1/chat/completions`: a whole reply, or a stream of its pieces."""
-        call = read_call(await read_body(request), self.model)
-        reply = await self._start(call.ask, request.receive)
-        writer = Writer(call, self.model, f"chatcmpl-{secrets.token_hex(12)}", int(time.time()))
-        if call.stream:
-            return EventStream(reply, writer)
-        try:
-            async for _ in reply.pieces():
-                pass
-            return Response(dump(writer.whole(reply.answer())), media_type="application/json")
-        finally:
-            reply.close()
+    async def show_model(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name != self.model.name:
+            message = f"model {name[:80]!r}: not served here; use {self.model.name}"
+            raise Refused(message, status=404, param="model", code="model_not_found")
+        return JSONResponse(self.model.card())
 
-    async def _start(self, ask: Ask, receive: Receive) -> Reply:
+    def _route(self, read: Callable[[bytes, Model], Call], kind: type[Writer]) -> Callable[..., Any]:
+        """A route's endpoint: a whole reply, or a stream of its pieces."""
+
+        async def answer(request: Request) -> Response:
+            call = read(await read_body(request), self.model)
+            reply = await self._start(call, request.receive)
+            writer = kind(call, self.model, secrets.token_hex(12), int(time.time()))
+            if call.stream:
+                return EventStream(reply, writer)
+            try:
+                async for _ in reply.pieces():
+                    pass
+                return Response(dump(writer.whole(reply.answer())), media_type="application/json")
+            finally:
+                reply.close()
+
+        return answer
+
+    async def _start(self, call: Call, receive: Receive) -> Reply:
         """Hand a question to the engine. Raises Refused: 429 where its queue is full, 400 for what it cannot do."""
         reply = Reply(self._live, self.metrics)
         try:
-            submit = partial(self.engine.submit, ask, reply.on_event)
+            submit = partial(self.engine.submit, call.ask, reply.on_event)
             stream = await asyncio.get_running_loop().run_in_executor(self._submitter, submit)
         except Busy as fault:
             raise _busy(fault, self.metrics) from None
+        except Unfit as fault:
+            field = (call.names or {}).get(fault.field, fault.field)
+            raise Refused(str(fault), param=field, code=fault.code) from None
         except LiteError as fault:
             raise Refused(str(fault)) from None
         reply.open(stream, receive)
@@ -215,8 +245,8 @@ class EventStream(Response):
                 if head:
                     await send(head)
                     head = None
-                await put(b"data: " + dump(event) + b"\n\n")
-            await put(b"data: [DONE]\n\n", more=False)
+                await put(self.writer.frame(event))
+            await put(self.writer.end, more=False)
         except ClientDisconnect:
             pass
         except Exception as fault:
@@ -231,9 +261,9 @@ class EventStream(Response):
             self.reply.close()
 
     async def _events(self) -> AsyncIterator[dict[str, Any]]:
-        opening = [self.writer.opening()]
+        opening = [*self.writer.opening()]
         async for piece in self.reply.pieces():
-            for event in (*opening, self.writer.piece(piece)):
+            for event in (*opening, *self.writer.piece(piece)):
                 yield event
             opening = []
         for event in (*opening, *self.writer.closing(self.reply.answer())):

@@ -27,12 +27,19 @@ def _callback(meter: Meter):
     """A TrainerCallback that marks checkpoints whole and moves the meter."""
     from transformers import TrainerCallback
 
+    def mark(args, state) -> Path:
+        return Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE
+
     class Progress(TrainerCallback):
         note = ""
 
         def on_save(self, args, state, control, **_):
             if args.should_save:  # the main process
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+                mark(args, state).touch()
+
+        def on_epoch_end(self, args, state, control, **_):
+            if control.should_save:  # into the same folder once more, where an epoch is one step
+                mark(args, state).unlink(missing_ok=True)
 
         def on_log(self, args, state, control, logs=None, **_):
             shown = {key: logs[key] for key in ("loss", "reward") if logs and key in logs}

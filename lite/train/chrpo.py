@@ -7,16 +7,18 @@ last prompt position (one short forward over the prompt; a per-token advantage w
 CUDA loss). No KL, no entropy bonus. Source: Extra-CoT (arXiv 2602.08324), section on CHRPO. Departures: LoRA,
 r* from success rates; the prompts of fixed ratios: trained on POLICY alone, the tiny model thought alike at every
 ratio; R_cal divides by the model's current length at 1.0, not by the probe's; R_main's advantages divided by the spread
-of the batch, not of the group (docs/log.md).
+of the batch, not of the group (docs/log.md); `chrpo.explore`, drawn ratios in each group: where all rollouts of a problem
+choose alike, R_ctrl has nothing to compare, and a choice that fell to one ratio would stay there.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import random
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -27,17 +29,24 @@ from lite.models import adapters, generate, unsloth
 from lite.run import Run
 from lite.runtime import distributed
 from lite.runtime.files import Journal, read_records, write_records
+from lite.runtime.progress import console
 from lite.schema import TeacherRatio
 from lite.train import checkpoints, rewards
 
 FULL = tokens.RATIOS[-1]
 DRIFT_STEPS = 20  # newest steps with a prompt of 1.0; they say how long its replies are
+COLLAPSE_STEPS = 10  # newest steps that the detector of a collapsed choice looks at
+COLLAPSED, SPREAD = (
+    0.95,
+    0.8,
+)  # of the choices on one ratio; and of the problems, where more have one r* it is none
 
 
 @dataclass(frozen=True, slots=True)
 class StepRewards:
     """Means over the rollouts of one step; `chosen` counts POLICY's ratios, "none" where no ratio token led.
 
+    `chosen_by_teacher` counts them by r*, and `entropy` (nats) is that of `chosen`: 0 where all choose alike.
     `realised_by_mode` are the mean realised ratios of the prompts of fixed ratios: over the model's current length at
     1.0, and at 1.0 over the probe's.
     """
@@ -52,7 +61,9 @@ class StepRewards:
     accuracy: float
     think_tokens: float
     realised: float
+    entropy: float = 0.0
     chosen: dict[str, int] = field(default_factory=dict)
+    chosen_by_teacher: dict[str, dict[str, int]] = field(default_factory=dict)
     realised_by_mode: dict[str, float] = field(default_factory=dict)
 
 
@@ -87,9 +98,13 @@ def summarise(
 ) -> StepRewards:
     """One line of rewards.jsonl."""
     fixed = defaultdict(list)
+    by_teacher: dict[str, Counter[str]] = defaultdict(Counter)
     for rollout in rollouts:
         if rollout.asked is not None:
             fixed[rollout.asked].append(rollout.realised)
+        elif not rollout.explored:
+            by_teacher[str(rollout.teacher)]["none" if rollout.chosen is None else str(rollout.chosen)] += 1
+    chosen = sum(by_teacher.values(), Counter())
     means = {
         name: round(fmean(getattr(term, name) for term in terms), 4) for name in rewards.Rewards.__slots__
     }
@@ -99,14 +114,40 @@ def summarise(
         accuracy=round(fmean(rollout.correct for rollout in rollouts), 4),
         think_tokens=round(fmean(lengths), 2),
         realised=round(fmean(rollout.realised for rollout in rollouts), 4),
-        chosen=dict(
-            sorted(
-                Counter(
-                    "none" if r.chosen is None else str(r.chosen) for r in rollouts if r.asked is None
-                ).items()
-            )
-        ),
+        entropy=round(entropy(chosen.values()), 4),
+        chosen=dict(sorted(chosen.items())),
+        chosen_by_teacher={
+            teacher: dict(sorted(counts.items())) for teacher, counts in sorted(by_teacher.items())
+        },
         realised_by_mode={str(asked): round(fmean(found), 3) for asked, found in sorted(fixed.items())},
+    )
+
+
+def entropy(counts: Iterable[int]) -> float:
+    """Entropy of a histogram, in nats."""
+    counts = list(counts)
+    return -sum(n / sum(counts) * math.log(n / sum(counts)) for n in counts if n)
+
+
+def collapse(lines: Sequence[StepRewards]) -> str:
+    """What to say where POLICY's choice fell to one ratio over these steps although r* is spread; else "".
+
+    It is none where nearly all problems have one r*: there the one ratio is right.
+    """
+    chosen: Counter[str] = Counter()
+    teachers: Counter[str] = Counter()
+    for line in lines:
+        chosen.update(line.chosen)
+        teachers.update({teacher: sum(counts.values()) for teacher, counts in line.chosen_by_teacher.items()})
+    if not chosen:
+        return ""
+    (ratio, top), total = chosen.most_common(1)[0], chosen.total()
+    if top < COLLAPSED * total or max(teachers.values()) > SPREAD * total:
+        return ""
+    spread = ", ".join(f"{teacher}: {count / total:.0%}" for teacher, count in sorted(teachers.items()))
+    return (
+        f"the choice has collapsed: {ratio} in {top / total:.0%} of the last {len(lines)} steps' POLICY rollouts, while"
+        f" r* is spread ({spread}); lower chrpo.w_ctrl or chrpo.learning_rate, or set chrpo.correct_only"
     )
 
 
@@ -157,6 +198,8 @@ class Environment:
         self.tokenizer = tokenizer  # its pad must be its own, see adapters.with_own_pad
         self.config, self.seed, self.journal = config, seed, journal
         self.ctrl: list[float] = []  # R_ctrl of the newest rollouts
+        self.drawn: dict[int, int] = {}  # places among the newest rollouts whose ratio was drawn: its token
+        self.collapsed_at = 0  # the step from which the choice has been collapsed
         # Realised ratios at 1.0, by the probe's replies.
         self.at_full = deque([1.0] * DRIFT_STEPS, DRIFT_STEPS)
         for line in journal.records:
@@ -171,11 +214,13 @@ class Environment:
         """Sample a completion for each prompt; groups are consecutive."""
         config = self.config
         prompt_ids = [self.prompts[id] for id in prompts]
+        self.drawn = self.draw(prompts, trainer.state.global_step)
+        begun = [ids + [self.drawn[i]] if i in self.drawn else ids for i, ids in enumerate(prompt_ids)]
         with unsloth.for_rollouts(trainer.model) as model:
             replies = generate.generate(
                 model,
                 self.tokenizer,
-                prompt_ids,
+                begun,
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
                 top_p=config.top_p,
@@ -184,7 +229,20 @@ class Environment:
             )
         end = [self.tokenizer.eos_token_id]
         completions = [reply + end if len(reply) < config.max_tokens else reply for reply in replies]
+        for i, id in self.drawn.items():
+            completions[i] = [id, *completions[i]][: config.max_tokens]
         return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
+
+    def draw(self, prompts: Sequence[str], step: int) -> dict[int, int]:
+        """Ratio tokens for `explore` of each POLICY group, by their places: a choice that all make alike has no rival."""
+        rng = random.Random(f"explore/{self.seed}/{step}/{distributed.index()}")
+        ids = self.tokenizer.convert_tokens_to_ids(list(tokens.RATIO_TOKENS))
+        num = round(self.config.explore * self.config.group)
+        return {
+            i: rng.choice(ids)
+            for i, prompt in enumerate(prompts)
+            if i % self.config.group < num and prompt.startswith(f"{tokens.POLICY}/")
+        }
 
     def main(
         self, prompts: list[str], completion_ids: list[list[int]], trainer_state, **_kwargs
@@ -195,9 +253,10 @@ class Environment:
         texts = self.tokenizer.batch_decode(replies, skip_special_tokens=False)
         drift = max(0.5, fmean(self.at_full))  # below a half the replies are broken, not shorter
         judged = []
-        for prompt, text in zip(prompts, texts, strict=True):
+        for place, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
             mode, _, id = prompt.partition("/")
-            judged.append(judge(text, self.teachers[id], self.tokenizer, mode, drift))
+            rollout, length = judge(text, self.teachers[id], self.tokenizer, mode, drift)
+            judged.append((replace(rollout, explored=place in self.drawn), length))
         terms = [rewards.score(rollout, self.config) for rollout, _ in judged]
         self.ctrl = [term.ctrl for term in terms]
         everyone = distributed.gather(list(zip(judged, terms, strict=True)))
@@ -207,6 +266,10 @@ class Environment:
         self._follow(line)
         if distributed.is_main():
             self.journal.append([line])
+            warning = collapse(self.journal.records[-COLLAPSE_STEPS:]) if step >= COLLAPSE_STEPS else ""
+            if warning and not self.collapsed_at:
+                console.print(f"  chrpo, step {step}: {warning}")
+            self.collapsed_at = (self.collapsed_at or step) if warning else 0
         return [term.main for term in terms]
 
 
@@ -221,6 +284,8 @@ def trainer_class():
         def _generate_and_score_completions(self, inputs):
             output = super()._generate_and_score_completions(inputs)
             advantages = rewards.normalise(self.environment.ctrl, self.environment.config.group)
+            for place in self.environment.drawn:  # worse than the model's choice: nothing to unlearn
+                advantages[place] = max(0.0, advantages[place])
             # (B,); shuffled and split into forward passes along with the rest
             output["ctrl_advantages"] = torch.tensor(advantages, device=output["completion_ids"].device)
             return output
@@ -364,9 +429,10 @@ def run(ctx: Run) -> dict[str, Any]:
     return {
         "problems": len(teachers),
         "steps": trainer.state.global_step,
+        **({"collapsed_at": environment.collapsed_at} if environment.collapsed_at else {}),
         **{
             f"{name}_{when}": round(fmean(getattr(step, name) for step in part), 3)
-            for name in ("accuracy", "think_tokens", "main", "ctrl")
+            for name in ("accuracy", "think_tokens", "main", "ctrl", "entropy")
             for when, part in (("first", early), ("last", late))
         },
     }

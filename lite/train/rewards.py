@@ -3,7 +3,9 @@
 Takes a graded rollout and the recipe's coefficients, gives every term. Source: Extra-CoT (arXiv 2602.08324),
 section on CHRPO; the coefficients it does not publish are set in lite/config/sections.py. Departure: a rollout that
 chose no ratio gets the worst R_ctrl that the table can give, and neither R_mode nor R_cal. Rollouts of fixed modes
-get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it.
+get R_acc, R_cal around the ratio that was asked, and R_ctrl for repeating it. `correct_only` leaves the terms of length
+and ratio to correct rollouts: charges on wrong ones inside a group's normalisation can collapse in long runs
+(ACOER, arXiv 2606.22716). `length_penalty` is the plain penalty that the method is compared with.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class Rollout:
     realised: float  # think tokens / think tokens at ratio 1.0
     has_think: bool
     asked: float | None = None  # the ratio of a fixed-mode prompt; None in POLICY mode
+    explored: bool = False  # the ratio was drawn for it, not chosen by the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,11 @@ def score(rollout: Rollout, config: Chrpo) -> Rewards:
     cal = cal_reward(rollout, config) if config.use_cal else 0.0
     empty = empty_reward(rollout.has_think, config) if config.use_empty else 0.0
     ctrl = ctrl_reward(rollout, config) if config.use_ctrl else 0.0
-    main = max(-1.0, min(1.0, config.w_acc * acc + config.w_cal * cal + mode + empty))
+    if config.correct_only and not rollout.correct:
+        mode = cal = 0.0
+        ctrl = -config.h_0 if config.use_ctrl and rollout.asked is None else ctrl  # one charge at every ratio
+    main = config.w_acc * acc + config.w_cal * cal + mode + empty
+    main = max(-1.0, min(1.0, main - config.length_penalty * min(1.0, rollout.realised) * rollout.correct))
     return Rewards(acc, mode, cal, empty, main, ctrl)
 
 

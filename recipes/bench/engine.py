@@ -8,8 +8,9 @@ Three parts, in one run on one machine, greedy, with as many threads for everyon
    the other), and xllamacpp's server in process with as many slots. Texts must be the same as one by one.
 2. `overhead`: our engine with one slot and a budget that never binds, against `Llama.generate`, token by token, taking
    turns; tokens/s of generation and prompt together.
-3. `budgets`: thinking held to N tokens: overruns, replies with an answer, accuracy, beside that of plain truncation at
-   N (the same greedy replies, of which those whose thinking is longer count as wrong).
+3. `budgets`: thinking held to N tokens, greedy and at temperature 0.8, with and without a system turn: think tokens
+   beyond N, think markers in the visible text, the longest whole reply, replies with an answer, accuracy, beside that
+   of plain truncation at N (the same replies without a budget, of which those whose thinking is longer count as wrong).
 Needs a quiet machine. Prints tables; `--out` writes everything as JSON.
 """
 
@@ -17,8 +18,10 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import re
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,13 +35,14 @@ from lite.data import word_problems
 from lite.gguf.calibration import summarise
 from lite.grading import final_answer, is_correct
 from lite.infer.engine import Engine
-from lite.infer.request import Ask, question
+from lite.infer.request import Ask, Message, question
 from lite.tokens import BASE, MODES, RATIOS
 
 SLOTS = 16
 SEED = 4242  # of the problems; no recipe uses it
 LAST_WORDS = ("Be brief.", "Be short.", "Be clear.", "Be exact.", "Be thorough.")
-BUDGETS = (16, 24, 32, 48, 64, 96, 128, 160, 200, 300, 400)
+BUDGETS = (1, 8, 16, 24, 32, 48, 64, 96, 128, 200, 400)
+SYSTEM = Message("system", "You are a careful and friendly assistant.")
 BARS = {"small": 2.5, "quickstart": 1.5}  # times the problems/s of one by one
 
 
@@ -172,34 +176,54 @@ def budgets(gguf: Path, num: int, max_tokens: int, threads: int) -> list[dict]:
     problems = list(word_problems.problems(num, SEED))
     rows = []
     with Engine(gguf, batch_size=SLOTS, num_threads=threads) as engine:
-        free = {
-            mode: engine.generate([question(p.question, mode, max_tokens=max_tokens) for p in problems])
-            for mode in (MODES if engine.has_dial else (BASE,))
-        }
-        if engine.has_dial and engine.model.calibration is None:
-            counts = {ratio: [answer.think_tokens for answer in free[str(ratio)]] for ratio in RATIOS}
-            engine.model.calibration = summarise(counts)
-        for budget in BUDGETS:
-            asks = [question(p.question, None, budget=budget, max_tokens=max_tokens) for p in problems]
-            answers = engine.generate(asks)
-            picked = engine.mode(asks[0])
-            right = [is_correct(a.visible, p.answer) for a, p in zip(answers, problems, strict=True)]
-            truncated = [
-                a.stop == "eos" and a.closed and a.think_tokens <= budget and is_correct(a.visible, p.answer)
-                for a, p in zip(free[picked], problems, strict=True)
+
+        def asked(
+            turns: tuple[Message, ...], mode: str | None, temperature: float, budget: int | None
+        ) -> list:
+            asks = [
+                replace(
+                    question(p.question, mode, budget=budget, max_tokens=max_tokens),
+                    messages=(*turns, Message("user", p.question)),
+                    temperature=temperature,
+                    seed=place,
+                )
+                for place, p in enumerate(problems)
             ]
-            rows.append(
-                {
-                    "budget": budget,
-                    "picked": picked,
-                    "overruns": sum(a.think_tokens > budget for a in answers),
-                    "answered": sum(final_answer(a.visible) is not None for a in answers) / num,
-                    "accuracy": sum(right) / num,
-                    "truncated": sum(truncated) / num,
-                    "think_tokens": sum(a.think_tokens for a in answers) / num,
-                    "total_tokens": max(a.total_tokens for a in answers),
-                }
-            )
+            return engine.generate(asks)
+
+        if engine.has_dial and engine.model.calibration is None:
+            counts = {ratio: [a.think_tokens for a in asked((), str(ratio), 0.0, None)] for ratio in RATIOS}
+            engine.model.calibration = summarise(counts)
+        for turns, temperature in itertools.product(((), (SYSTEM,)), (0.0, 0.8)):
+            free: dict[str, list] = {}
+            for budget in BUDGETS:
+                answers = asked(turns, None, temperature, budget)
+                picked = answers[0].mode
+                if picked not in free:
+                    free[picked] = asked(turns, picked, temperature, None)
+                truncated = [
+                    a.stop == "eos" and a.think_tokens <= budget and is_correct(a.visible, p.answer)
+                    for a, p in zip(free[picked], problems, strict=True)
+                ]
+                right = [is_correct(a.visible, p.answer) for a, p in zip(answers, problems, strict=True)]
+                rows.append(
+                    {
+                        "system": bool(turns),
+                        "T": temperature,
+                        "budget": budget,
+                        "picked": picked,
+                        "overruns": sum(a.think_tokens > budget for a in answers),
+                        "markers": sum(a.markers for a in answers),
+                        "answered": sum(final_answer(a.visible) is not None for a in answers) / num,
+                        "accuracy": sum(right) / num,
+                        "truncated": sum(truncated) / num,
+                        "think": sum(a.think_tokens for a in answers) / num,
+                        "visible": sum(a.visible_tokens for a in answers) / num,
+                        "longest": max(a.total_tokens for a in answers),
+                        "loops": sum(a.stop == "loop" for a in answers),
+                    }
+                )
+                print(rows[-1], file=sys.stderr, flush=True)
     return rows
 
 

@@ -3,7 +3,7 @@
     uv run python recipes/bench/server.py MODEL.gguf --clients 64 --seconds 60 --bodies 2000
 
 The server runs in a process of its own on a free port of this machine. Each client asks greedy questions under random
-ratios, streamed or not, and compares every reply with what the engine alone wrote for the same question; one request
+ratios, budgets, stop texts and JSON, streamed or not, and compares every reply with what the engine alone wrote for the same question; one request
 in twenty is left in the middle. The exit code is 1 if any of these fails:
 - no reply is wrong, and no status other than 200 or 429 (with Retry-After) comes;
 - the server's memory has grown by less than 5 % since the warm-up: a fifth of the time, and two replies per client;
@@ -33,6 +33,7 @@ from urllib.parse import urlsplit
 
 from lite.data import word_problems
 from lite.infer.engine import Engine
+from lite.infer.grammar import ANY_OBJECT, of_schema
 from lite.infer.request import question
 from lite.tokens import BASE, MODES, POLICY, strip_control
 
@@ -81,14 +82,33 @@ class Server:
         return self.process.wait(60)
 
 
+# Ways to ask for the same, and what more to ask for: fields of an Ask, and of the body.
+EXTRAS = [
+    ({}, {}),
+    ({"stop": (" is",)}, {"stop": " is"}),
+    ({"budget": 32}, {"reasoning": {"max_tokens": 32}}),
+    ({"budget": 16}, {"thinking_token_budget": 16}),
+    ({"thinking": False}, {"chat_template_kwargs": {"enable_thinking": False}}),
+    (
+        {"thinking": False, "grammar": of_schema(ANY_OBJECT)},
+        {"think": False, "response_format": {"type": "json_object"}},
+    ),
+]
+
+
 class Case:
     """A question under a mode, as the server is asked, and the (thinking, answer) that must come."""
 
-    def __init__(self, text: str, mode: str, max_tokens: int):
-        self.ask = question(text, mode, max_tokens=max_tokens)
-        self.body = {"messages": [{"role": "user", "content": text}], "max_tokens": max_tokens}
+    def __init__(self, text: str, mode: str, max_tokens: int, extra: int = 0):
+        settings, fields = EXTRAS[extra % len(EXTRAS)]
+        self.ask = question(text, mode, max_tokens=max_tokens, **settings)
+        self.body = {"messages": [{"role": "user", "content": text}], "max_tokens": max_tokens} | fields
         if mode != BASE:
-            self.body["comp_ratio"] = POLICY if mode == POLICY else round(100 * float(mode))
+            ratio = POLICY if mode == POLICY else round(100 * float(mode))
+            kwargs = self.body.get("chat_template_kwargs", {})
+            self.body |= (
+                {"chat_template_kwargs": kwargs | {"comp_ratio": ratio}} if kwargs else {"comp_ratio": ratio}
+            )
 
 
 def make_cases(gguf: Path, num: int, max_tokens: int, threads: int) -> list[Case]:
@@ -98,9 +118,10 @@ def make_cases(gguf: Path, num: int, max_tokens: int, threads: int) -> list[Case
         modes = MODES if engine.has_dial else (BASE,)
         cases = [
             Case(
-                word_problems.tell(rng, index % word_problems.MAX_STEPS + 1).question,
+                word_problems.tell(rng, word_problems.MIX[index % len(word_problems.MIX)]).question,
                 modes[index % len(modes)],
                 max_tokens,
+                index // len(modes),
             )
             for index in range(num)
         ]
@@ -256,6 +277,12 @@ FIELDS = [
         "stop",
         "tools",
         "response_format",
+        "reasoning",
+        "thinking",
+        "think",
+        "chat_template_kwargs",
+        "reasoning_budget",
+        "lean",
         "x",
         "",
     ),

@@ -66,7 +66,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("train", "list.yaml"), "list.yaml: expected key: value lines, got list"),
         (("train", "few.yaml"), "asks for 12 problems (num_eval 4 + num_rl 4 + num_train 4), 1 different"),
         (("train", "none.yaml"), "empty.jsonl: no problems in it"),
-        (("problems", "nix.jsonl"), "no such file; give a JSONL or Parquet file, a Hub data set"),
+        (("problems", "nix.jsonl"), "no such file; give a JSONL, JSON, CSV or Parquet file"),
         (("problems", "empty.jsonl"), "empty.jsonl: no problems in it"),
         (("problems", "bad.jsonl"), "bad.jsonl, line 2: not an object: '5'"),
         (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
@@ -317,6 +317,41 @@ def test_ask_under_an_effort_or_a_budget(lite, gguf):
     assert json.loads(out)["closed"] and not json.loads(out)["think"]
 
 
+def test_ask_with_a_system_turn_a_temperature_and_a_lean(lite, gguf):
+    def asked(*arguments):
+        code, out, err = lite("ask", gguf, "1+1?", "--max-tokens", "8", "--json", *arguments)
+        assert code == 0, err
+        return json.loads(out)
+
+    plain, warm = asked(), ("--temperature", "1.5", "--seed")
+    assert asked("--system", "Be brief.")["prompt_tokens"] > plain["prompt_tokens"]
+    assert asked("--instruction", "")["prompt_tokens"] < plain["prompt_tokens"]
+    assert asked(*warm, "1")["visible"] == asked(*warm, "1")["visible"] != asked(*warm, "2")["visible"]
+    assert asked("--lean", "100")["ratio"] == 1.0
+    assert asked("--budget", "0", "--max-tokens", "100")["think_tokens"] == 0
+
+
+@pytest.mark.parametrize("name", ["owner/repo", "owner/repo:Q4_K_M"])
+def test_a_gguf_by_its_name_on_the_hub(lite, gguf, monkeypatch, tmp_path, name):
+    import huggingface_hub as hub
+
+    def away(*_, **__):
+        raise OSError("no network\nat all")
+
+    with monkeypatch.context() as offline:
+        for function in ("list_repo_files", "snapshot_download"):
+            offline.setattr(hub, function, away)
+        code, _, err = lite("ask", name, "1+1?")
+        assert code == 2 and f"{name}: cannot be fetched from the Hub (no network); check" in err
+    files = ["README.md", "x-Q8_0.gguf", "mmproj-Q4_K_M.gguf", "x-q4_k_m.gguf", "x-00001-of-00002.gguf"]
+    monkeypatch.setattr(hub, "list_repo_files", lambda repo: files)
+    monkeypatch.setattr(hub, "hf_hub_download", lambda repo, file: {"x-q4_k_m.gguf": gguf}[file])
+    code, out, err = lite("ask", name, "1+1?", "--max-tokens", "4", "--json")
+    assert code == 0 and json.loads(out)["total_tokens"], err
+    code, _, err = lite("ask", "owner/repo:Q2_K", "1+1?")
+    assert code == 2 and "that repository has x-Q8_0.gguf, x-q4_k_m.gguf; name one of its quants" in err
+
+
 def test_ask_escalating(lite, gguf):
     code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8", "--json")
     tried = json.loads(out)["tried"]
@@ -336,6 +371,8 @@ def test_ask_reads_stdin(lite, gguf, monkeypatch):
     _, given, _ = lite("ask", gguf, "1+1?", "--max-tokens", "8")
     monkeypatch.setattr("sys.stdin", io.StringIO("1+1?\n"))
     assert lite("ask", gguf, "--max-tokens", "8")[:2] == (0, given)
+    monkeypatch.setattr("sys.stdin", io.StringIO("1+1?\n"))
+    assert lite("ask", gguf, "-", "--max-tokens", "8")[:2] == (0, given)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
     code, _, err = lite("ask", gguf)
     assert code == 2 and "stdin is not UTF-8 text" in err

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from lite.compress.compress import ASKED, cohere, compress, encoder
+from lite.compress.compress import ASKED, cohere, compress, encoder, token_splitter
 from lite.compress.select import random_scores
 from lite.compress.units import segment
 
@@ -33,6 +33,14 @@ def test_by_hand():
         ("12 + 5 = 17. which", 6, 9),
         (text, 9, 9),
     ]
+
+
+def test_token_wise_cuts_formulas():
+    text = "So, 12 + 5 = 17. right"
+    split = token_splitter(by_words)
+    assert [text[unit.start : unit.end] for unit in split(text)] == text.split()
+    [[(short, *counts)]] = compress([text], [[0.1, 0.9, 0.2, 0.8, 0.3, 0.7, 0.0]], (0.45,), by_words, split)
+    assert (short, counts) == ("12 5 17.", [3, 7])
 
 
 def test_scores_by_clause():

@@ -15,6 +15,7 @@ from lite.compress.compress import load, shorten, shorten_file
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.eval.fidelity import num_cut
+from lite.train.encoders import tiny_encoder
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def folder(tokenizer, tmp_path_factory):
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("run")
-    CompressorModel.tiny(tokenizer, 256).save(folder / "compressor" / "model")
+    CompressorModel(tiny_encoder(tokenizer, 256), tokenizer, 256).save(folder / "compressor" / "model")
     return folder
 
 
@@ -69,6 +70,27 @@ def test_the_verb(lite, folder, tmp_path):
     ]
     assert lite(*arguments, "--out", "out.jsonl")[:2] == (0, "")
     assert (tmp_path / "out.jsonl").read_text() == out
+
+
+@pytest.mark.parametrize(
+    ("head", "tail"),
+    [
+        ("<think>\n", "\n</think>\n\nThe answer is \\boxed{17}."),
+        ("Sure.\n<think>", "</think>17"),
+        ("<think>", ""),  # cut
+        ("", "</think>\n17"),  # its prompt opened the span
+    ],
+)
+def test_a_whole_reply_keeps_its_tags_and_answer(lite, folder, tmp_path, traces, head, tail):
+    think = traces[0].think
+    (tmp_path / "in.jsonl").write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in (head + think + tail, think))
+    )
+    code, out, told = lite("compress", "in.jsonl", "--ratio", "0.4,1", "--model", str(folder))
+    half, full, plain, _ = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and "in.jsonl: 1 of 2 are whole replies" in told and "tags and answers stay" in told
+    assert full["think"] == head + think + tail and full["realised"] == 1
+    assert half["think"] == head + plain["think"] + tail and half["num_tokens"] == plain["num_tokens"]
 
 
 @pytest.mark.parametrize(

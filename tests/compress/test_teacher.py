@@ -11,7 +11,8 @@ from loopback import Act, serve
 
 from lite import config as recipe
 from lite.compress import annotate, teacher
-from lite.compress.teacher import Answer, Chunk, Teacher, ask, chunks, parse_ranges, sentences
+from lite.compress.teacher import Answer, Chunk, Teacher, ask, chunks, sentences
+from lite.compress.teacher_reply import parse_ranges
 from lite.compress.units import segment
 from lite.errors import LiteError
 from lite.remote import client
@@ -140,6 +141,18 @@ def test_ask_numbers_units_and_shows_a_formula_as_one():
         ('{"keep": [1, 3]}', [[1, 3]]),
         ('{"keep": [1, 2, 3, 7]}', [[1, 3], [7, 7]]),
         ('{"answer": "x", "ranges": [[1, 3]]}', [[1, 3]]),
+        ('{"drop": [[2, 5], [9, 9]]}', []),
+        ('{"not_keep": [[2, 5]], "removed_ranges": [[1, 2]]}', []),
+        ('{"drop": [[4, 6]], "keep": [[1, 3], [7, 7]]}', [[1, 3], [7, 7]]),
+        (
+            '{"keep": [{"range": [1, 3], "why": "it\'s given"}, {"range": "7-7", "why": "b"}]}',
+            [[1, 3], [7, 7]],
+        ),
+        ('{"keep": [[1, 3, "given"], ["result", 7, 7]]}', [[1, 3], [7, 7]]),
+        ('{"keep": ["1\u20133", "7 to 8", "10\u22122"]}', [[1, 10]]),
+        ('{"keep": [[1, 3], // given, see http://a.b\n[7, 7] /* the result */]}', [[1, 3], [7, 7]]),
+        ('{"keep": [[1, 2], [5, 6]]}\nBetter:\n{"keep": [[1, 3], [7, 7]]} as asked', [[1, 3], [7, 7]]),
+        ('<think>perhaps {"keep": [[1, 3], [7, 9]]} and', []),
         ('{"keep": [[1, 3], [7, 7]]', [[1, 3], [7, 7]]),  # the list is whole
         ('{"keep": [[1, 3], [7, 7]', []),  # it is not
         ('{"keep": [[1, 3], [7,', []),
@@ -213,7 +226,7 @@ USELESS = {
     "none": chat(None),
     "no choices": {"choices": []},
     "another form": {"choices": [{"text": "x"}]},
-    "parts": chat([{"type": "text", "text": "x"}]),
+    "parts": chat([{"type": "text", "text": "x"}, {"type": "image"}, 5]),
     "prose": chat("I would keep most of it."),
     "cut": chat('{"keep": [[3, 5], [11, 14]]}', finish_reason="length"),
     "broken": chat('{"keep": [[3, 5], [11'),
@@ -225,22 +238,95 @@ USELESS = {
 
 @pytest.mark.parametrize("reply", USELESS)
 def test_a_useless_reply_is_asked_for_again_warmer(reply, tmp_path):
-    with serve(lambda path, body, number: USELESS[reply] if number < 3 else KEEP) as server:
+    """One that came again word for word only once more, at the highest temperature."""
+    with serve(lambda path, body, number: USELESS[reply] if number < 2 else KEEP) as server:
         found, measured, _ = label(make(server, tmp_path), [trace()])
     assert found == {"p/0": [2, 3, 4, 10, 11, 12, 13]}
-    assert [body["temperature"] for _, body, _ in server.asked] == [0, 0.1, 0.2, 0.3]
-    used = 4 if "usage" in USELESS[reply] and reply != "bad usage" else 1
+    assert [body["temperature"] for _, body, _ in server.asked] == [0, 0.1, 0.9]
+    used = 3 if "usage" in USELESS[reply] and reply != "bad usage" else 1
     assert measured == {
         "tokens_in": 100 * used,
         "tokens_out": 10 * used,
     }  # what was useless was paid for, too
 
 
+GOOD_TEXT = '{"keep": [[3, 5], [11, 14]]}'
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": [{"type": "text", "text": GOOD_TEXT[:9]}, {"type": "text", "text": GOOD_TEXT[9:]}]},
+        {"content": None, "reasoning_content": f"First a draft: {GOOD_TEXT[:20]}. Then {GOOD_TEXT}"},
+        {"content": "\n", "reasoning": GOOD_TEXT},
+        {"content": GOOD_TEXT, "reasoning_content": '{"keep": [[1, 1], [3, 3]]}'},
+    ],
+)
+def test_forms_of_a_message(message, tmp_path):
+    with serve(lambda *_: chat("", message=message)) as server:
+        assert label(make(server, tmp_path), [trace()])[0] == {"p/0": [2, 3, 4, 10, 11, 12, 13]}
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "num_asked", "reason"),
+    [
+        (
+            chat(None, message={"content": None, "refusal": "I cannot help."}),
+            1,
+            "1 x refused (I cannot help.)",
+        ),
+        (chat("", finish_reason="content_filter"), 1, "1 x refused (content_filter)"),
+        (USELESS["cut"], 3, "1 x a reply that was cut"),
+        (USELESS["none"], 3, "1 x an empty reply"),
+        (USELESS["no choices"], 3, "1 x a reply without a message"),
+        (USELESS["prose"], 3, "1 x fewer than 2 ranges, as in 'I would keep most of it.'"),
+    ],
+)
+def test_the_same_refusal_is_not_paid_for_again(reply, num_asked, reason, tmp_path, capsys):
+    with serve(lambda *_: reply) as server:
+        assert label(make(server, tmp_path), [trace()])[0] == {}
+    assert len(server.asked) == num_asked
+    assert f"no usable ranges of 1 chunks: {reason}" in " ".join(capsys.readouterr().err.split())
+
+
+def picky(path, body, number):
+    """As OpenAI's reasoning models: other names, no temperature, no schema."""
+    faults = {
+        "max_tokens": "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+        "temperature": "Unsupported value: 'temperature' does not support 0.1 with this model.",
+        "response_format": "This response_format type is unavailable now",
+    }
+    for name, text in faults.items():
+        if name in body:
+            return Act({"error": {"message": text, "param": name}}, status=400)
+    return KEEP if body["max_completion_tokens"] == 4096 else Act("no limit", status=400)
+
+
+def test_parameters_that_a_server_does_not_take(tmp_path, capsys):
+    with serve(picky) as server:
+        labeller = make(server, tmp_path, num_parallel=1)
+        assert set(label(labeller, [trace(), trace(THINK.replace("12", "13"), "q/0")])[0]) == {"p/0", "q/0"}
+    assert len(server.asked) == 5  # three refusals, once
+    assert "takes no max_tokens; asked with max_completion_tokens" in capsys.readouterr().err
+    with serve(lambda *_: Act({"error": {"message": "max_tokens: at most 2048"}}, status=400)) as server:
+        with pytest.raises(LiteError, match="status 400 .max_tokens: at most 2048"):
+            label(make(server, tmp_path / "other"), [trace()])
+    assert len(server.asked) == 1
+
+
+def test_the_schema_is_what_is_read(tmp_path):
+    with serve(lambda *_: KEEP) as server:
+        label(make(server, tmp_path), [trace()])
+    form = server.asked[0][1]["response_format"]
+    assert form["type"] == "json_schema" and form["json_schema"]["schema"]["required"] == ["keep"]
+
+
 def test_a_trace_without_a_usable_reply_is_left_out_and_asked_about_next_time(tmp_path):
     bad = trace("He thinks of melons. " * 4, "bad/0")
 
     def answer(path, body, number):
-        return chat("no") if "melons" in body["messages"][1]["content"] else KEEP
+        return chat(f"no {number}") if "melons" in body["messages"][1]["content"] else KEEP
 
     with serve(answer) as server:
         found, _, notes = label(make(server, tmp_path), [bad, trace()])
@@ -260,14 +346,13 @@ def test_a_server_in_every_bad_mood(tmp_path, monkeypatch):
         Act(KEEP, cut_after=30),
         Act(KEEP, wait_s=5.0),
         Act('{"choices": ['),
-        *USELESS.values(),
     ]
     monkeypatch.setattr(teacher, "ROUNDS", 40)
     monkeypatch.setattr(client, "ATTEMPTS", 20)
 
     def answer(path, body, number):
         if rng.random() < 0.5:
-            return rng.choice(moods)
+            return rng.choice([*moods, chat(f"no {number}"), chat(f"cut {number}", finish_reason="length")])
         numbers = [int(n) for n in re.findall(r"\[(\d+)\] (?:\d|has)", body["messages"][1]["content"])]
         return chat(json.dumps({"keep": [[n, n] for n in reversed(numbers)]}))
 

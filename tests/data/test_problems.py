@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 
 from lite.config import Problems, Recipe, Source, parse
-from lite.data import problems
+from lite.data import problems, sources
 from lite.data.problems import load, pool, split, titles
 from lite.errors import LiteError
 from lite.run import Run
@@ -79,8 +80,19 @@ def test_a_file_is_drawn_from_by_seed(write):
     [
         ([], "no problems in it"),
         ([{"question": "q", "answer": "1"}, 5], "line 2: not an object: '5'"),
-        ([{"answer": "1"}], "line 1: no question"),
-        ([{"question": "q"}], "line 1: no answer"),
+        (
+            [{"answer": "1", "meta": {"a": [{"b": 1}]}}],
+            "line 1: no question; there are answer, meta.a[0].b; name",
+        ),
+        ([{"question": "q"}], "line 1: no answer; there are question; name"),
+        (
+            [{"question": "q", "answer": "He needs 3 boxes of 12."}],
+            "is a sentence with 2 numbers; give the answer",
+        ),
+        (
+            [{"question": "q", "answer": "It is the blue one."}],
+            "is a sentence with no number; give the answer",
+        ),
         ([{"question": ["q"], "answer": "1"}], 'line 1: question = ["q"]: expected text'),
         ([{"question": "q", "answer": float("nan")}], "line 1: answer = NaN: expected text"),
         ([{"question": "q", "answer": float("-inf")}], "line 1: answer = -Infinity: expected text"),
@@ -120,7 +132,9 @@ def test_too_few(write):
 )
 def test_no_such_source(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(LiteError, match="no such file; give a JSONL or Parquet file, a Hub data set"):
+    with pytest.raises(
+        LiteError, match="no such file; give a JSONL, JSON, CSV or Parquet file, a Hub data set"
+    ):
         load(source, 1)
 
 
@@ -229,6 +243,139 @@ def test_columns_by_name(write):
         pool(Source(path, question="q", answer="nix"), 0)
 
 
+VERL = {
+    "data_source": "openai/gsm8k",
+    "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "How much?"}],
+    "reward_model": {"style": "rule", "ground_truth": "11"},
+    "extra_info": {"index": 0},
+}
+MESSAGES = {
+    "messages": [
+        VERL["prompt"][1],
+        {"role": "assistant", "content": "<think>\n5+6=11\n</think>\n\n\\boxed{11}"},
+    ]
+}
+SHAREGPT = {
+    "conversations": [
+        {"from": "system", "value": "Be brief."},
+        {"from": "human", "value": "How much?"},
+        {"from": "gpt", "value": "5+6=11\nThe answer is: 11"},
+    ]
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "cot"),
+    [
+        (VERL, {}, ""),
+        (VERL, {"question": "prompt[1].content", "answer": "reward_model.ground_truth"}, ""),
+        (VERL | {"extra_info": {"question": "How much?", "answer": "no"}, "prompt": "More words"}, {}, ""),
+        (MESSAGES, {}, "5+6=11"),
+        (
+            MESSAGES | {"gold": {"a.b": [7, 11]}},
+            {"question": "messages[0].content", "answer": "gold.a.b"},
+            "",
+        ),
+        (SHAREGPT, {}, "5+6=11"),
+        (SHAREGPT, {"question": "conversations[-2].value", "cot": "conversations[-1].value"}, "5+6=11"),
+    ],
+)
+def test_nested_columns(write, row, columns, cot):
+    if columns.get("answer") == "gold.a.b":  # a name with a dot inside another is no path
+        with pytest.raises(
+            LiteError, match=r"no column 'gold.a.b', .*there are messages\[0\].role, .*gold.a.b\[0\]"
+        ):
+            pool(Source(write(row), **columns), 0)
+        return
+    [problem] = pool(Source(write(row), **columns), 0)
+    assert (problem.question, problem.answer, problem.cot) == ("How much?", "11", cot)
+
+
+@pytest.mark.parametrize("path", ["a.c", "a[0]", "b[2].c", "b[user].c", "b.c", "a..b", "b[", "", "c.d"])
+def test_no_such_path(path):
+    row = {"a": {"b": 1}, "b": [{"c": 2}], "c": "text"}
+    assert (
+        sources.at(row, "a.b") == 1 and sources.at(row, "b[-1].c") == 2 and sources.at({"a.b": 3}, "a.b") == 3
+    )
+    with pytest.raises(KeyError):
+        sources.at(row, path)
+
+
+JSON_LINES = "".join(
+    json.dumps({"question": f"{n}?", "answer": answer}) + "\n" for n, answer in enumerate(["007", "NA", 3])
+)
+FILES = {
+    "a.jsonl": JSON_LINES,
+    "a.json": json.dumps([json.loads(line) for line in JSON_LINES.splitlines()], indent=1),
+    "a.csv": 'question,answer\r\n0?,007\r\n"1?",NA\n2?,3',
+    "semicolons.csv": "\ufeffanswer;question\n007;0?\nNA;1?\n3;2?\n",
+    "a.tsv": "question\tanswer\n0?\t007\n1?\tNA\n2?\t3\n",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_files(tmp_path, name, zipped):
+    path, data = tmp_path / (name + ".gz" * zipped), FILES[name].encode()
+    path.write_bytes(gzip.compress(data) if zipped else data)
+    assert [(one.question, one.answer) for one in load(str(path))] == [
+        ("0?", "007"),
+        ("1?", "NA"),
+        ("2?", "3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.json", b'[{"question": "q"', "not a JSON array"),
+        ("a.json", b'[{"question": "q", "answer": 1}, 5]', "item 1: '5' is not an object"),
+        ("a.csv", b"question,answer\nq,1,2\n", "line 2: not as many values as the 2 columns"),
+        ("a.csv", b'question,answer\n"q,1\n', "not CSV"),
+        ("a.csv", b"answer,answer\n1,2\n", "two columns have the same name"),
+        ("a.csv", b"", "no problems in it"),
+        ("a.csv", b"q,gold\n1,2\n", "line 2: no question; there are q, gold"),
+        ("a.jsonl.gz", gzip.compress(b"x" * 500)[:-9], "cannot be read"),
+    ],
+)
+def test_damaged_files(tmp_path, name, data, message):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(LiteError, match=message):
+        load(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("She has 5+6 = 11 rolls.", "11"),
+        ("She has $1,250 left.", "1,250"),
+        ("So the answer is 7 of the 12.", "7"),
+        ("There are 5 + 6 = 11 rolls, \\boxed{12}", "12"),
+        ("The value is $\\frac{3}{4}$.", "\\frac{3}{4}"),
+        ("12 square meters per second", None),
+        ("x = 3 or x = 5", None),
+        ("5 hours and 20 minutes", None),
+        ("\\text{no real solution is possible}", None),
+        ("the Great Wall", None),
+        ("\\frac{1}{2}", None),
+    ],
+)
+def test_a_gold_that_is_a_sentence(write, answer, gold, capsys):
+    [problem] = load(write({"question": "How much?", "answer": answer}), 1)
+    assert problem.answer == (gold or answer)
+    told = "1 answers are sentences, their number is taken: " in capsys.readouterr().err.replace("\n", " ")
+    assert told == (gold not in (None, "12"))
+
+
+def test_hashes_inside_a_solution(write):
+    worked = "Ticket #### is free. 5+6=11\n#### 11"
+    assert load(write({"question": "q", "answer": worked}))[0].cot == "Ticket #### is free. 5+6=11"
+    assert (
+        load(write({"question": "q", "answer": "11", "cot": worked}))[0].cot == "Ticket #### is free. 5+6=11"
+    )
+    assert load(write({"question": "q", "answer": "11", "cot": "5+6=11 #### 11"}))[0].cot == "5+6=11"
+
+
 def test_parquet(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow
@@ -267,7 +414,7 @@ def test_hub(monkeypatch, tmp_path):
     first, second, again = [problem.id for problem in pool(Source("a/b:test"), 0)] + ["-"]
     assert first == "one" and second != "one" and again == "-"  # ids that repeat cannot be mended by a user
     fake_hub(monkeypatch, [{"text": "nothing of ours"}])
-    with pytest.raises(LiteError, match="a/b:test, row 0: no question; .* name its columns"):
+    with pytest.raises(LiteError, match="a/b:test, row 0: no question; there are text; name the problem's"):
         load("a/b:test")
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny_gguf import write_tiny_gguf
 
+from lite.cli.options import mode_of
 from lite.config import parse
 from lite.errors import LiteError
 from lite.eval import evaluate as module
 from lite.eval.evaluate import Settings, evaluate, grade, measure
+from lite.eval.modes import modes_of
 from lite.infer.request import Answer
 from lite.run import Run
 from lite.runtime.files import write_records
@@ -38,7 +41,7 @@ def base(tmp_path_factory):
 
 
 def test_evaluate_measures_the_full_mode_even_when_not_asked(dial, tmp_path):
-    made = evaluate(dial, PROBLEMS, ["policy", "0.2"], tmp_path, max_tokens=20)
+    made = evaluate(dial, PROBLEMS, ["policy", "0.2"], tmp_path, Settings(max_tokens=20))
     assert [row["mode"] for row in made["rows"]] == ["0.2", "1.0", "policy"]
     assert made["model"] == "dial.gguf" and made["sha256"] == sha256(dial)
     assert made["seed"] == 0 and "python" in made["versions"] and made["command"]
@@ -48,16 +51,16 @@ def test_evaluate_measures_the_full_mode_even_when_not_asked(dial, tmp_path):
 
 
 def test_a_model_without_a_dial(base, tmp_path):
-    made = evaluate(base, PROBLEMS, ["base"], tmp_path / "out", max_tokens=20)
+    made = evaluate(base, PROBLEMS, ["base"], tmp_path / "out", Settings(max_tokens=20))
     assert [row["mode"] for row in made["rows"]] == ["base"] and made["rows"][0]["act_ratio"] is None
     with pytest.raises(LiteError, match="no dial"):
-        evaluate(base, PROBLEMS, ["base", "0.2"], tmp_path / "other", max_tokens=20)
+        evaluate(base, PROBLEMS, ["base", "0.2"], tmp_path / "other", Settings(max_tokens=20))
     assert not (tmp_path / "other").exists()
 
 
 def test_no_problems(dial, tmp_path):
     with pytest.raises(LiteError, match="no problems"):
-        evaluate(dial, [], ["0.2"], tmp_path, max_tokens=20)
+        evaluate(dial, [], ["0.2"], tmp_path, Settings(max_tokens=20))
 
 
 def test_a_question_that_is_too_long_is_named(dial, tmp_path):
@@ -65,7 +68,7 @@ def test_a_question_that_is_too_long_is_named(dial, tmp_path):
     with pytest.raises(
         LiteError, match="problem the long one: a prompt of .* leaves no room in 512; shorten"
     ):
-        evaluate(dial, problems, ["0.2"], tmp_path, max_tokens=20)
+        evaluate(dial, problems, ["0.2"], tmp_path, Settings(max_tokens=20))
 
 
 def reply(text, stop="eos", think_tokens=0):
@@ -96,11 +99,38 @@ def test_grading_of_replies():
 
 
 def test_a_budget(dial, tmp_path):
-    made = evaluate(dial, PROBLEMS, [None], tmp_path, max_tokens=200, budget=30)
+    made = evaluate(dial, PROBLEMS, [None], tmp_path, Settings(max_tokens=200, budget=30))
     (row,) = made["rows"]
     assert row["mode"] == "policy"  # this GGUF carries no calibration
     assert row["act_ratio"] is None and made["settings"]["budget"] == 30 and row["cut"] == 0
     assert "thinking held to 30." in (tmp_path / "report.md").read_text()
+
+
+def test_thinking_off_caps_and_leans(dial, tmp_path):
+    modes = modes_of(["none", "cap:8", "cap:16", "lean:-100", "lean:100", "0.2"], mode_of)
+    made = evaluate(dial, PROBLEMS, modes, tmp_path, Settings(max_tokens=150))
+    rows = {row["mode"]: row for row in made["rows"]}
+    assert [*rows] == ["none", "0.2", "1.0", "cap:8", "cap:16", "lean:-100", "lean:100"]
+    assert rows["none"]["think_tokens"] == 0 and rows["cap:8"]["think_tokens"] <= 8
+    assert rows["lean:100"]["chosen_ratios"]["1.0"] == 7 and not rows["lean:-100"]["chosen_ratios"]["1.0"]
+    assert all(row["markers"] == 0 and row["visible_tokens"] <= row["total_tokens"] for row in rows.values())
+    for wrong in ("cap:", "cap:x", "lean:nan", "lean:1000", "0.3", "../x"):
+        with pytest.raises(LiteError):
+            modes_of([wrong], mode_of)
+
+
+def test_samples(dial, tmp_path):
+    with pytest.raises(LiteError, match="--samples 3: greedy replies are all alike"):
+        evaluate(dial, PROBLEMS, ["0.2"], tmp_path, Settings(max_tokens=9, samples=3))
+    settings = Settings(max_tokens=9, samples=3, temperature=1.0)
+    made = evaluate(dial, PROBLEMS, ["1.0"], tmp_path / "three", settings)
+    (row,) = made["rows"]
+    assert row["num_problems"] == 7 and len(row["vote"]) == len(row["accuracy_by_seed"]) == 3
+    replies = [json.loads(line) for line in (tmp_path / "three" / "replies-1.0.jsonl").open()]
+    assert len({reply["text"] for reply in replies}) > 14  # each has draws of its own
+    single = evaluate(dial, PROBLEMS, ["1.0"], tmp_path / "one", replace(settings, samples=1))
+    first = [json.loads(line)["text"] for line in (tmp_path / "one" / "replies-1.0.jsonl").open()]
+    assert first == [reply["text"] for reply in replies if reply["sample"] == 0] and single["rows"]
 
 
 def test_finished_modes_are_not_run_again(dial, tmp_path, monkeypatch):

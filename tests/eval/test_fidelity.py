@@ -12,6 +12,7 @@ from lite.errors import LiteError
 from lite.eval import fidelity
 from lite.eval.fidelity import Equation, Judge, Judged, equations, measure, num_cut
 from lite.schema import Problem
+from lite.train.encoders import tiny_encoder
 
 COT = "She sold 48/2 = 24 clips in May. Altogether 48 + 24 = 72 clips."
 
@@ -101,7 +102,7 @@ def test_rows_leave_out_what_has_no_equation():
 def test_the_verb(lite, reasoner, tokenizer, tmp_path):
     reasoner.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    CompressorModel.tiny(tokenizer, 256).save(tmp_path / "compressor" / "model")
+    CompressorModel(tiny_encoder(tokenizer, 256), tokenizer, 256).save(tmp_path / "compressor" / "model")
     (tmp_path / "p.jsonl").write_text(
         json.dumps({"question": "How many?", "answer": "72", "cot": COT}) + "\n"
     )

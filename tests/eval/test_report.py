@@ -67,6 +67,35 @@ def test_only_policy_modes_have_a_histogram_and_no_full_means_no_ratio():
     assert "chosen_ratios" in report.row("sft-policy", SFT, {})
 
 
+def sampled(id, answers, gold, tokens):
+    return [
+        Graded(
+            id, 0.2, answer == gold, tokens, 2 * tokens, False, "eos", 1.0, "", 3, sample == 0, answer, sample
+        )
+        for sample, answer in enumerate(answers)
+    ]
+
+
+def test_samples_and_their_vote_by_hand(tmp_path):
+    """Two of three right, none right, and a tie that goes to the first; equal answers are one: 7 is 7.0."""
+    short = sampled("a", ["7", "8", "7.0"], "7", 10) + sampled("b", ["1", None, "2"], "3", 20)
+    long = sampled("a", ["8", "8", "7"], "7", 45) + sampled("b", ["3", "3", "1"], "3", 60)
+    made = whole_report({"lean:-1": short, "1.0": long}, None)
+    row, other = made["rows"]
+    assert (row["num_problems"], row["think_tokens"], row["total_tokens"]) == (2, 15, 30)
+    assert (row["visible_tokens"], row["markers"], row["longest_reply"]) == (3, 2, 40)
+    assert row["accuracy"] == pytest.approx(1 / 6) and row["accuracy_by_seed"] == [0.5, 0, 0]
+    assert [vote["accuracy"] for vote in row["vote"]] == [0.5, 0.5, 0.5] and row["chosen_ratios"]["0.2"] == 6
+    assert [vote["total_tokens"] for vote in row["vote"]] == [30, 60, 90]
+    report.write(made, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "Majority vote within 105 tokens a problem: lean:-1 50.0% (3 replies, 90 tokens), 1.0 50.0% (1"
+        in text
+    )
+    assert "lean:-1: over 3 seeds accuracy lies in 0.0% to 50.0%." in text
+
+
 def test_compare_by_hand_joins_by_id():
     found = report.compare(POLICY, SFT[::-1])
     # Differences: -30, -10, 0, +20 of 185; correct: d was lost.
@@ -106,6 +135,38 @@ def test_files(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize(
+    "a, b, rank",
+    [
+        ([1, 2, 3], [10, 20, 30], 1.0),
+        ([1, 2, 3], [3, 2, 1], -1.0),
+        (
+            [1, 2, 2, 3],
+            [1, 2, 3, 4],
+            3 / 10**0.5,
+        ),  # ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4: 4.5 / sqrt(4.5 * 5)
+        ([1, 1], [1, 2], None),
+    ],
+)
+def test_spearman_by_hand(a, b, rank):
+    assert report.spearman(a, b) == (None if rank is None else pytest.approx(rank))
+
+
+def test_choices_by_difficulty():
+    fixed = {
+        "0.2": [graded("a", 1), graded("b", 1, correct=False), graded("c", 1)],
+        "0.4": [graded("a", 1), graded("b", 1), graded("c", 1, correct=False)],
+        **{ratio: [graded(id, 1) for id in "abc"] for ratio in ("0.6", "0.8", "1.0")},
+    }
+    # c is right at 0.2 and wrong at 0.4, so its smallest ratio from which all are right is 0.6.
+    assert report.smallest_right(fixed) == {"a": 0.2, "b": 0.4, "c": 0.6}
+    policy = [graded(id, 1, ratio=ratio) for id, ratio in zip("abc", (0.2, 0.2, 0.8), strict=True)]
+    made = report.build({**fixed, "policy": policy}, None, needed={"a": 0.15, "b": 0.35, "c": 0.95})
+    assert made["choices"]["r*"]["chosen"]["0.4"] == {"0.2": 1, "0.4": 0, "0.6": 0, "0.8": 0, "1.0": 0}
+    assert made["choices"]["needed share"]["chosen"]["1.0"]["0.8"] == 1
+    assert made["choices"]["r*"]["spearman"] == pytest.approx(3**0.5 / 2)
+
+
 def test_no_comparison_without_both():
     assert "policy_vs_sft" not in report.build({"policy": POLICY}, None)
 
@@ -143,7 +204,7 @@ def test_labels_do_not_overlap(tmp_path, monkeypatch):
             "accuracy": 0.95 + 0.001 * place,
             "accuracy_ci95": [0.93, 0.97],
             "think_tokens": 40 + place,
-            "think_tokens_ci95": [39.0, 46.0],
+            "total_tokens": 54 + place,
             "num_problems": 500,
         }
         for place, mode in enumerate(("base", "0.2", "0.4", "sft-policy", "policy"))

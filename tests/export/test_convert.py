@@ -3,9 +3,10 @@ import json
 import gguf
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from tiny_models import save
 
-from export import convert, verify, vocab
+from export import convert, export, verify, vocab
 from lite.errors import LiteError
 from lite.tokens import CONTROL_TOKENS
 
@@ -73,6 +74,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,15 @@ LLAMA3 = {
         ("Qwen2", {}, "f32", 1e-4),  # q, k, v with bias
         ("Llama", {"num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": True}, "f32", 1e-4),
         ("Llama", {"rope_parameters": LLAMA3}, "f32", 1e-4),
+        ("Qwen3", {"rope_parameters": {**YARN, "beta_fast": 32}}, "f32", 1e-4),
+        ("Qwen2", {"rope_parameters": {**YARN, "attention_factor": 1.7}}, "f32", 1e-4),
+        ("Llama", {"rope_parameters": {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}}, "f32", 1e-4),
+        (
+            "Qwen3",
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            "f32",
+            1e-4,
+        ),
     ],
 )
 def test_same_model_as_hugging_face(name, changes, dtype, noise, tmp_path):
@@ -101,17 +112,6 @@ def test_permute_pairs_halves():
     assert convert.permute(np.array([0, 1, 2, 3]), 1).tolist() == [0, 2, 1, 3]
     rows = np.arange(16).reshape(8, 2)
     assert convert.permute(rows, 2)[:, 0].tolist() == [0, 4, 2, 6, 8, 12, 10, 14]
-
-
-def test_llama3_factors():
-    # theta 10000, head 4: frequencies 1 and 0.01, waves 6.28 and 628.3; window 64, low 1, high 4, factor 8.
-    # 64/6.28 = 10.2 > 4: untouched; 64/628.3 = 0.1 < 1: divided by 8.
-    rope = {"factor": 8, "low_freq_factor": 1, "high_freq_factor": 4, "original_max_position_embeddings": 64}
-    assert convert._rope_factors(rope, 10000.0, 4, "config.json").tolist() == [1.0, 8.0]
-    rope["original_max_position_embeddings"] = (
-        400 * np.pi
-    )  # 2 pi 100 * 2: smooth = (2 - 1) / 3, 1 / (2/3/8 + 1/3)
-    assert convert._rope_factors(rope, 10000.0, 4, "config.json").tolist() == pytest.approx([1.0, 2.4])
 
 
 @pytest.mark.parametrize(
@@ -171,11 +171,35 @@ def test_split_pattern_decides(qwen3):
         ("config.json", {"intermediate_size": 10**30}, "intermediate_size = 1000000"),
         ("config.json", {"hidden_size": -5}, "hidden_size = -5;"),
         ("config.json", {"num_attention_heads": 0}, "num_attention_heads = 0;"),
-        ("tokenizer.json", {"model": None}, "tokenizer.json: damaged"),
-        ("tokenizer.json", {"added_tokens": [{"id": 3}]}, "tokenizer.json: damaged"),
+        (
+            "config.json",
+            {"rope_parameters": {**YARN, "beta_fast": 16}},
+            "beta_fast = 16 of rope type yarn cannot",
+        ),
+        (
+            "config.json",
+            {"rope_parameters": {**YARN, "truncate": False}},
+            "truncate = False of rope type yarn",
+        ),
+        (
+            "config.json",
+            {"rope_scaling": {"type": "linear", "nix": 2}, "rope_parameters": None},
+            "nix = 2 of rope",
+        ),
+        ("tokenizer.json", {"model": None}, "could not be loaded"),
+        ("tokenizer.json", {"added_tokens": [{"id": 3}]}, "could not be loaded"),
         ("tokenizer.json", {"normalizer": {"type": "Lowercase"}}, "normalizer 'Lowercase'"),
-        ("tokenizer_config.json", {"eos_token": None}, "no eos_token"),
-        ("tokenizer_config.json", {"eos_token": "</s>"}, "'</s>' is not in tokenizer.json"),
+        (
+            "tokenizer_config.json",
+            {"eos_token": None},
+            "neither eos_token nor eos_token_id, so no reply would end",
+        ),
+        (
+            "generation_config.json",
+            {"eos_token_id": [302, 999]},
+            "eos_token_id holds 999, which is no token's id",
+        ),
+        ("generation_config.json", {"eos_token_id": "302"}, "eos_token_id holds '302'"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(file, changes, message, tmp_path):
@@ -204,3 +228,89 @@ def test_cut_safetensors(tmp_path):
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(LiteError, match="not a whole safetensors file"):
         convert.convert(folder, tmp_path / "m.gguf", "f16", dial=True, name="m")
+
+
+def add_head(folder):
+    """A head of its own beside tied embeddings."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def shard(folder):
+    """Two shards and their index, beside a third that an earlier save left."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"model-1.safetensors": names[:9], "model-2.safetensors": names[9:]}
+    for file, part in parts.items():
+        save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, part in parts.items() for name in part}
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
+    stale = {name: tensor + 1 for name, tensor in tensors.items()}
+    save_file(stale, folder / "model-3.safetensors", metadata={"format": "pt"})
+
+
+def shard_and_keep(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    shard(folder)
+    (folder / "model.safetensors").write_bytes(data)
+
+
+def lose_a_shard(folder):
+    shard(folder)
+    (folder / "model-2.safetensors").unlink()
+
+
+def rename_end(folder):
+    """A name that llama.cpp does not know, in the generation config only."""
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        (folder / file).write_text((folder / file).read_text().replace("<|im_end|>", "<|fin|>"))
+    edit(folder, "tokenizer_config.json", eos_token="<|endoftext|>")
+    edit(folder, "generation_config.json", eos_token_id=302)
+
+
+def no_end_in_tokenizer(folder):
+    edit(folder, "tokenizer_config.json", eos_token=None)
+    edit(folder, "generation_config.json", eos_token_id=[302])
+
+
+def rename_end_among_many(folder):
+    rename_end(folder)
+    edit(folder, "generation_config.json", eos_token_id=[40, 41, 302])
+
+
+def add_token(folder):
+    (folder / "added_tokens.json").write_text('{"<only_here>": 311}')
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (shard, {"tokenizer.ggml.eos_token_id": 302}),
+        (rename_end, {"tokenizer.ggml.eos_token_id": 300, "tokenizer.ggml.eot_token_id": 302}),
+        (no_end_in_tokenizer, {"tokenizer.ggml.eos_token_id": 302}),
+        (add_token, {"tokenizer.ggml.eos_token_id": 302}),
+        (add_head, "tie_word_embeddings is true, and model.safetensors has a lm_head.weight of its own"),
+        (
+            shard_and_keep,
+            "model.safetensors lies beside model.safetensors.index.json, which does not name it",
+        ),
+        (lose_a_shard, "index.json: names model-2.safetensors, which is not beside it"),
+        (rename_end_among_many, r"<\|fin\|> \(id 302\) ends a reply in Hugging Face and not in llama.cpp"),
+    ],
+)
+def test_the_right_file_or_the_cause(change, expected, tmp_path):
+    folder, out = save(tmp_path / "model"), tmp_path / "m.gguf"
+    change(folder)
+    if isinstance(expected, str):
+        with pytest.raises(LiteError, match=expected):
+            export.export(folder, {"f32": out}, "m", dial=True)
+        assert not out.exists()
+    else:
+        assert export.export(folder, {"f32": out}, "m", dial=True)["f32"]["logits_off"] < 1e-4
+        values = fields(out)[0]
+        assert {key: values.get(key) for key in expected} == expected
+        assert (values["tokenizer.ggml.tokens"][311] == "<only_here>") == (change is add_token)

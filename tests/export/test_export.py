@@ -52,7 +52,7 @@ def test_bad_requests(qwen3, tmp_path, monkeypatch):
     out = tmp_path / "tiny.gguf"
     with pytest.raises(LiteError, match="'q3' is unknown"):
         export.export(qwen3, {"q3": out}, "tiny", dial=True)
-    with pytest.raises(LiteError, match="no \\*.safetensors"):
+    with pytest.raises(LiteError, match="no model.safetensors in it"):
         export.export(tmp_path, {"q8_0": out}, "tiny", dial=True)
     usage = namedtuple("usage", "total used free")(10**12, 10**12 - 1000, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import json
 import socket
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -21,6 +22,9 @@ from lite.data.problems import load
 from lite.infer.engine import Engine
 from lite.infer.request import question
 from lite.tokens import INSTRUCTION, MODES, POLICY, POLICY_TOKEN, RATIOS, control_token
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "infer" / "server"))
+from served import Served  # noqa: E402
 
 xllamacpp = pytest.importorskip("xllamacpp")
 
@@ -100,6 +104,35 @@ def test_a_request_is_answered_under_its_ratio(post):
     )
     assert reply["usage"]["prompt_tokens"] == len(counted["tokens"])
     assert POLICY_TOKEN not in expected("0.2")
+
+
+def test_one_body_turns_the_dial_here_and_there(tmp_path):
+    """The very body of the README, sent to `lite serve` and to the stock server: the same prompt on both."""
+    gguf = write_tiny_gguf(tmp_path / "tiny.gguf")
+    ours, bodies = Served(gguf, "--threads", "1"), []
+    for kwargs in ({"comp_ratio": 20}, {"comp_ratio": "60"}, {"enable_thinking": False}, {}):
+        messages = [{"role": "user", "content": "1+1?"}]
+        bodies.append({"messages": messages, "max_tokens": 1, "chat_template_kwargs": kwargs})
+    try:
+        with serving(gguf, 512) as post, Engine(gguf, num_threads=1) as engine:
+            for body in bodies:
+                request = urllib.request.Request(
+                    f"{ours.url}/v1/chat/completions",
+                    json.dumps(body).encode(),
+                    {"Content-Type": "application/json"},
+                )
+                with urllib.request.urlopen(request, timeout=120) as reply:
+                    here = json.load(reply)
+                there = post("/v1/chat/completions", **body)
+                shown = post("/apply-template", **body)["prompt"]
+                assert here["usage"]["prompt_tokens"] == there["usage"]["prompt_tokens"]
+                kwargs = body["chat_template_kwargs"]
+                ratio = kwargs.get("comp_ratio")
+                mode = POLICY if ratio is None else str(int(ratio) / 100)
+                ask = question("1+1?", mode, thinking=kwargs.get("enable_thinking", True))
+                assert engine.model.bytes_of(engine.prompt(ask).ids).decode() == shown
+    finally:
+        ours.end()
 
 
 def test_the_realised_ratio_follows_the_dial_as_in_our_engine():

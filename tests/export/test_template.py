@@ -70,6 +70,24 @@ def test_thinking_off_closes_an_empty_span(mode):
     assert render(messages, enable_thinking=True, **dial) == render(messages, **dial)
 
 
+@pytest.mark.parametrize("breaks", ["", "\\n", "\\n\\n"])
+def test_a_span_that_the_base_template_opens_is_closed(breaks):
+    """As those of DeepSeek-R1's distilled models do: never opened twice, and left open where thinking is on."""
+    own = "{{ bos_token }}{% for m in messages %}<U>{{ m['content'] }}{% endfor %}"
+    own += "{% if add_generation_prompt and not ns.is_tool %}{{'<A><think>" + breaks + "'}}{% endif %}"
+    formatter = Jinja2ChatFormatter(dial_template("{% set ns = namespace(is_tool=false) %}" + own), "", "")
+    on, off = (
+        formatter(
+            messages=[{"role": "user", "content": "one"}], comp_ratio=20, enable_thinking=thinking
+        ).prompt
+        for thinking in (True, False)
+    )
+    assert on.endswith("<COMP_20><A><think>" + breaks.replace("\\n", "\n"))
+    assert off.startswith(on) and off.endswith(
+        "<A>" + NO_THINKING if len(breaks) < 4 else "\n\n\n</think>\n\n"
+    )
+
+
 def test_a_base_template_with_the_switch_keeps_its_own():
     own = CHAT_TEMPLATE.replace(
         "assistant\\n' }}", "assistant\\n' }}{% if enable_thinking is false %}(off){% endif %}"

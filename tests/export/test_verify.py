@@ -1,3 +1,4 @@
+import copy
 import json
 import shutil
 import subprocess
@@ -106,7 +107,7 @@ def test_greedy_near_tie_passes(good, reference, monkeypatch):
     second = int(np.argsort(logits[place])[-2])
     logits[place, best] = logits[place, second] + 1e-5
     monkeypatch.setattr(verify, "FLOATS", {0: ("f32", 10.0)})
-    near = verify.Sample(first.prompt, first.reply, logits)
+    near = verify.Sample(first.prompt, first.reply, first.ends, logits)
     monkeypatch.setattr(verify, "_greedy", lambda model, prompt, num: [second, *first.reply[1:]])
     assert verify.compare(good, tokenizer, [near])["near_ties"] == 1
 
@@ -237,3 +238,27 @@ def test_another_architecture(good, tmp_path):
 def test_models_differ_by_seed():
     one, two = build_model("Qwen3", 320), build_model("Qwen3", 320, seed=1)
     assert not (one.model.norm.weight == two.model.norm.weight).all()
+
+
+def test_where_text_ends(good, reference, monkeypatch, capsys):
+    """An end that llama.cpp does not have is a fault; one that only llama.cpp has is told."""
+    tokenizer, [first, *_] = reference
+    stop = verify.Sample(
+        first.prompt, first.reply[:1], [302, first.reply[0]], first.logits[: len(first.prompt)]
+    )
+    with pytest.raises(LiteError, match=rf"\(id {first.reply[0]}\) ends a reply in Hugging Face and not in"):
+        verify.compare(good, tokenizer, [stop])
+    monkeypatch.setattr(verify, "_greedy", lambda model, prompt, num: first.reply[:2])
+    verify.compare(good, tokenizer, [first])
+    assert "good.gguf: llama.cpp ends a reply at" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("id", "name", "message"), [(311, "<other>", "token 311 is"), (320, "<far>", "token 320 is b''")]
+)
+def test_the_vocabulary_is_hugging_faces(good, reference, id, name, message):
+    samples = reference[1]
+    tokenizer = copy.deepcopy(reference[0])
+    tokenizer.add_tokens([name if number == id else f"<{number}>" for number in range(311, id + 1)])
+    with pytest.raises(LiteError, match=message):
+        verify.compare(good, tokenizer, samples)

@@ -8,7 +8,8 @@ import pytest
 
 from lite.errors import LiteError
 from lite.grading import final_answer
-from lite.infer.controller import ANSWER_TOKENS, BOX_TOKENS, Controller, Lexicon, Limits, limits
+from lite.infer.controller import Controller
+from lite.infer.limits import ANSWER_TOKENS, BOX_TOKENS, Lexicon, Limits, limits
 from lite.infer.reply_parser import LEAD_TOKENS, Phase, Reader, unfinished, whole
 from lite.tokens import parse_reply
 
@@ -52,16 +53,26 @@ CLOSE = spell("\n</think>\n\n")
 ASK = spell("The answer is \\boxed{")
 
 
-def run(proposals, budget=None, max_tokens=1000, phase=Phase.LEAD, allowance=ANSWER_TOKENS):
-    """Let a model propose token after token, the last one for ever; give the controller and its pieces."""
+def run(proposals, budget=None, max_tokens=1000, phase=Phase.LEAD, allowance=ANSWER_TOKENS, **more):
+    """Let a model propose token after token, the last one for ever; give the controller and its pieces.
+
+    For one that is not allowed it proposes the first that is.
+    """
     pieces = []
     forced = len(spell("\n\nThe answer is \\boxed{")) + BOX_TOKENS
-    bounds = Limits(max_tokens, budget, allowance, forced)
-    controller = Controller(LEXICON, bounds, phase, pieces.append)
+    bounds = Limits(max_tokens) if budget is None else Limits(max_tokens, budget, allowance, forced)
+    controller = Controller(LEXICON, bounds, phase, pieces.append, **more)
     proposals = list(proposals)
-    while controller.step(proposals.pop(0) if len(proposals) > 1 else proposals[0]) is not None:
-        pass
-    return controller, pieces
+    while True:
+        token = proposals.pop(0) if len(proposals) > 1 else proposals[0]
+        if not controller.allows(token):
+            token = next(filter(controller.allows, reversed(PIECES)))
+        if controller.step(token) is None:
+            return controller, pieces
+
+
+def shown(pieces, kind="answer"):
+    return "".join(piece.text for piece in pieces if piece.kind == kind)
 
 
 def text(controller):
@@ -100,8 +111,8 @@ def test_a_reply_without_a_budget_is_left_alone():
 def test_what_is_shown_is_what_is_parsed(reply, think_tokens):
     controller, pieces = run([*spell(reply), END])
     parsed = parse_reply(reply)
-    shown = {kind: "".join(p.text for p in pieces if p.kind == kind) for kind in ("think", "answer")}
-    assert shown["think"].strip() == parsed.think and shown["answer"].strip() == parsed.visible
+    said = {kind: shown(pieces, kind) for kind in ("think", "answer")}
+    assert said["think"].strip() == parsed.think and said["answer"].strip() == parsed.visible
     assert controller.reader.think_tokens == think_tokens
     assert sum(piece.num_tokens for piece in pieces if piece.kind == "think") == think_tokens
 
@@ -126,11 +137,11 @@ def test_it_closes_after_a_sentence_near_the_end_of_the_budget():
     loop = spell(" So two plus three is five.")  # 7 tokens
     for budget in (30, 33):  # four sentences are 28 tokens, five are 35
         controller, pieces = run([*spell("<think>\n"), *loop * 50], budget=budget)
-        shown = "".join(piece.text for piece in pieces if piece.kind == "think")
+        thought = shown(pieces, "think")
         assert text(controller).startswith(
-            f"<think>\n {shown}\n</think>\n\n"
+            f"<think>\n {thought}\n</think>\n\n"
         )  # what was taken back is not shown
-        assert shown == ("So two plus three is five. " * 4).strip() and controller.stop == "budget"
+        assert thought == ("So two plus three is five. " * 4).strip() and controller.stop == "budget"
         assert controller.reader.think_tokens == sum(p.num_tokens for p in pieces if p.kind == "think") == 28
 
 
@@ -207,7 +218,9 @@ def test_an_answer_that_goes_on_and_on():
     reply = text(controller).partition("</think>")[2]
     assert reply.endswith("}") and "\n\nThe answer is \\boxed{ two two" in reply
     assert len(controller.ids) - len(opening) <= ANSWER_TOKENS
-    controller, _ = run([*opening, *spell("The answer is 5."), *spell(" two") * 2000], budget=5)
+    rng = random.Random(0)  # it says something new for ever
+    words = [rng.choice(spell(" two plus three is five So")) for _ in range(2000)]
+    controller, _ = run([*opening, *spell("The answer is 5."), *words], budget=5)
     assert "boxed" not in text(controller) and controller.stop == "budget"
     assert len(controller.ids) - len(opening) == ANSWER_TOKENS
 
@@ -265,6 +278,75 @@ def test_never_too_long_and_always_an_answer(seed):
         assert len(controller.ids) <= LEAD_TOKENS + bounds.budget + len(CLOSE) + bounds.allowance
         if controller.reader.answer.decode(errors="replace").rpartition("\\boxed{")[2].strip("}").split():
             assert final_answer(controller.reader.answer.decode(errors="replace")) is not None
+
+
+OPEN, SHUT = spell("<think>"), spell("</think>")
+
+
+@pytest.mark.parametrize(
+    "opening, phase, budget",
+    [
+        ("<COMP_20>\n<think>\ntwo plus three.\n</think>\n\n", Phase.LEAD, None),
+        ("<think></think>", Phase.LEAD, 8),
+        ("<think>" + " two" * 9, Phase.LEAD, 5),  # closed by force
+        ("five\n</think>\n\n", Phase.THINK, None),
+        ("", Phase.ANSWER, None),  # closed by the prompt
+        ("", Phase.ANSWER, 8),
+        ("The answer is 5. </think>", Phase.LEAD, None),  # never opened
+    ],
+)
+@pytest.mark.parametrize("marker", ["<think>", "</think>", " a</think>", "two<think>"])
+def test_a_span_that_is_closed_stays_closed(opening, phase, budget, marker):
+    """Whatever is proposed, by one token or by several: no marker stands in the answer."""
+    rng = random.Random(marker)
+    words = spell(" two plus three is five So The 3")
+    noise = [token for _ in range(40) for token in (*rng.sample(words, 3), *spell(marker))]
+    controller, pieces = run([*spell(opening), *noise, *spell("\\boxed{5}"), END], budget, phase=phase)
+    answer = text(controller)
+    if phase is not Phase.ANSWER:
+        answer = answer.partition("</think>")[2]
+    assert len(answer) > 40 and "<think>" not in answer and "</think>" not in answer
+    assert controller.reader.think_tokens <= (budget or 1000)
+
+
+@pytest.mark.parametrize(
+    "loop", [" two", " two plus three is five.", "So two\n", "a<b ", " 3 plus 3 is 3 .\n\n"]
+)
+@pytest.mark.parametrize("budget", [None, 2000])
+def test_a_loop_is_left(loop, budget):
+    ids = spell(loop)
+    controller, pieces = run([*spell("<think>"), *ids * 999], budget, max_tokens=3000)
+    thought = shown(pieces, "think")
+    assert controller.stop == "loop" and controller.reader.phase is Phase.ANSWER
+    assert len(controller.ids) < 1700 and "</think>" in text(controller)
+    assert 192 <= len(spell(thought)) < 900  # the answer begins to loop, too
+    assert (final_answer(shown(pieces)) is not None) == (
+        budget is not None
+    )  # asked for where one is promised
+
+
+@pytest.mark.parametrize(
+    "stop, reply, visible",
+    [
+        (["five"], "two plus five So", "two plus"),
+        (["is five"], "two is five", "two"),
+        (["s f", "ive"], " two is five.", "two i"),  # across the borders of tokens; the first in the text
+        ([".\n"], "two.\n three", "two"),
+        (["\n"], "\n\n two.\n three", "two."),  # not the blanks before it
+        (["plus plus"], "two plus three", "two plus three"),  # it begins, and goes on otherwise
+        (["plus x"], "two plus", "two plus"),
+        (["two"], "two", ""),
+        (["é"], "two é three", "two"),
+    ],
+)
+@pytest.mark.parametrize("opening", ["<think> two is five. plus plus</think>", "<COMP_20>"])
+def test_stop_texts(stop, reply, visible, opening):
+    """They end the answer, are no part of it, and are never shown; thinking may hold them."""
+    controller, pieces = run([*spell(opening), *spell(reply), END], stops=stop)
+    whole = text(controller).encode()
+    left = whole[: len(whole) - controller.num_hidden].decode()
+    assert parse_reply(left).visible == visible == shown(pieces).strip()
+    assert controller.stop == ("stop" if visible != reply.strip() else "eos")
 
 
 def test_limits():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -15,6 +16,7 @@ from tiny_tokenizer import SPECIAL, THINK_MARKS, byte_level, finish
 from lite.errors import LiteError
 from lite.infer import controller, reply_parser, scheduler
 from lite.infer.engine import Engine
+from lite.infer.grammar import of_schema
 from lite.infer.request import Ask, Busy, Message, question
 from lite.tokens import BASE, CONTROL_TOKENS, INSTRUCTION, MODES, POLICY, THINK_CLOSE, THINK_OPEN
 
@@ -233,7 +235,8 @@ def test_what_is_taken_back_leaves_no_trace(thinking, monkeypatch):
     """Thinking of 40 tokens taken back to 30 goes on as thinking that was closed at 30."""
 
     def asks(budget):
-        return [question(f"How many? {i}", BASE, budget=budget, max_tokens=300) for i in range(8)]
+        asked = {"budget": budget, "max_tokens": 300, "instruction": INSTRUCTION}
+        return [question(f"How many? {i}", BASE, **asked) for i in range(8)]
 
     monkeypatch.setattr(controller, "unfinished", lambda text: (0, 0))
     closed_at_30 = thinking.generate(asks(30))
@@ -264,6 +267,18 @@ def test_cancel(path):
     assert last.answer().stop == "cancelled"  # closing the engine ends what runs
     with pytest.raises(LiteError, match="the engine is closed"):
         engine._loop.submit([], limited=False)
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_burst_of_slots_and_queue_loses_none(path, before):
+    with Engine(path, batch_size=3, num_threads=1, max_waiting=4) as engine:
+        for _ in range(before):  # whatever ran before
+            engine.submit(question("long", "0.2", max_tokens=300)).answer()
+        for _ in range(3):
+            streams = [engine.submit(question(f"{i}", "0.2", max_tokens=9)) for i in range(7)]
+            assert all(stream.answer().total_tokens for stream in streams)
+            while engine.num_running:
+                time.sleep(0.001)
 
 
 def test_the_queue_has_an_end(path):
@@ -322,8 +337,15 @@ def test_prompt_equals_encode_prompt(engine):
 def test_base_prompt(tmp_path):
     with Engine(write_tiny_gguf(tmp_path / "base.gguf", dial=False), num_threads=1) as base:
         assert not base.has_dial and base.mode(question("x", None)) == BASE
-        expected = f"<|im_start|>user\n{INSTRUCTION}\nHow many?<|im_end|>\n<|im_start|>assistant\n"
-        assert text_of(base, base.prompt(question("How many?", BASE)).ids) == expected
+        for asked, before in (
+            (None, ""),
+            ("", ""),
+            (INSTRUCTION, f"{INSTRUCTION}\n"),
+            ("Be brief.", "Be brief.\n"),
+        ):
+            prompt = base.prompt(question(" How many? ", BASE, instruction=asked))  # a prompt is its user's
+            expected = f"<|im_start|>user\n{before} How many? <|im_end|>\n<|im_start|>assistant\n"
+            assert text_of(base, prompt.ids) == expected and prompt.asks == (asked == INSTRUCTION)
         with pytest.raises(LiteError, match="no dial"):
             base.prompt(question("How many?", "0.2"))
 
@@ -335,6 +357,89 @@ def test_a_template_that_opens_the_think_span(thinking):
     assert answer.has_think and not answer.closed and answer.think_tokens and not answer.visible
     off = thinking.submit(question("How many?", BASE, thinking=False, max_tokens=20)).answer()
     assert off.closed and not off.think and off.visible
+
+
+R1 = "{% for m in messages %}<U>{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}<A>"
+
+
+@pytest.mark.parametrize(
+    "end, on, off",
+    [
+        ("<think>\n", "<A><think>\n", "<A><think>\n\n</think>\n\n"),  # opened always
+        ("<think>", "<A><think>", "<A><think>\n</think>\n\n"),
+        ("{% if thinking %}<think>{% else %}</think>{% endif %}", "<A><think>", "<A></think>"),
+        (
+            "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}",
+            "<A>",
+            "<A><think>\n\n</think>\n\n",
+        ),
+        ("", "<A>", "<A><think>\n\n</think>\n\n"),  # the vocabulary has the markers
+    ],
+)
+def test_thinking_off_closes_what_a_template_has_opened(tmp_path, monkeypatch, end, on, off):
+    monkeypatch.setattr(tiny_gguf, "BASE_TEMPLATE", R1 + end + "{% endif %}")
+    with Engine(write_tiny_gguf(tmp_path / "x.gguf", dial=False), num_threads=1) as engine:
+        for thinking, expected in ((True, on), (False, off)):
+            prompt = engine.prompt(question(" one ", BASE, thinking=thinking))
+            assert text_of(engine, prompt.ids) == "<U>one" + expected  # trimmed, as the template does
+            assert (prompt.phase is reply_parser.Phase.ANSWER) == (not thinking)
+
+
+def test_a_lean_shifts_what_policy_chooses(engine, monkeypatch):
+    seen = []
+    choose = scheduler.Slots._choose
+    monkeypatch.setattr(
+        scheduler.Slots, "_choose", lambda *given: (seen.append(found := choose(*given)), found)[1]
+    )
+    ratios = [engine.model.tokenise(token, special=True)[0] for token in CONTROL_TOKENS[:5]]
+    for lean, expected in ((100, ratios[-1]), (-100, None), (0, None)):
+        seen.clear()
+        engine.submit(question("How many?", POLICY, lean=lean, max_tokens=3)).answer()
+        assert (seen[0][0] == ratios[-1]) == (expected == ratios[-1])
+    for asked in ({"mode": "0.2"}, {"mode": BASE}):
+        with pytest.raises(LiteError, match="lean|has a dial"):
+            engine.submit(question("How many?", lean=1, **asked))
+
+
+SCHEMA = {"type": "object", "properties": {"answer": {"type": "integer"}, "sure": {"type": "boolean"}},
+          "required": ["answer", "sure"], "additionalProperties": False}  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("fields", [{}, {"thinking": False}, {"budget": 8}])
+def test_json_obeys_its_schema(engine, thinking, temperature, fields):
+    """Whatever a random model would say, batched, after its thinking, and within a budget."""
+    grammar = of_schema(SCHEMA)
+    for each, mode in ((engine, "0.2"), (thinking, BASE)):
+        if each is thinking and not fields:
+            fields = {"budget": 20}  # it never ends its thinking by itself
+        asks = [
+            question(
+                f"{i}?", mode, grammar=grammar, max_tokens=200, temperature=temperature, seed=i, **fields
+            )
+            for i in range(6)
+        ]
+        for answer in each.generate(asks):
+            found = json.loads(answer.visible)
+            assert answer.stop in ("eos", "budget") and {*found} == {"answer", "sure"}
+            assert type(found["answer"]) is int and type(found["sure"]) is bool
+
+
+def test_a_text_goes_on_as_it_is(engine):
+    """Special tokens are special there, blanks and markers stay, and pieces are the answer."""
+    text = "<|im_start|>user\nHow many? <COMP_20>"
+    stream = engine.submit(Ask(prompt=text, max_tokens=30))
+    answer, pieces = stream.answer(), list(stream)
+    ids = engine.model.tokenise(text, special=True)
+    assert answer.prompt_tokens == len(ids) and answer.visible == answer.text and not answer.think
+    assert "".join(piece.text for piece in pieces).rstrip("\ufffd") == answer.text.rstrip("\ufffd")
+    again = engine.submit(Ask(prompt=tuple(ids), max_tokens=30)).answer()
+    assert again.text == answer.text
+    stop = answer.text[3:5]
+    cut = engine.submit(Ask(prompt=text, max_tokens=30, stop=(stop,))).answer()
+    assert cut.text == answer.text[: answer.text.index(stop)] and cut.stop == "stop"
+    with pytest.raises(LiteError, match="token 9999: tiny.gguf has"):
+        engine.submit(Ask(prompt=(9999,)))
 
 
 @pytest.mark.parametrize(

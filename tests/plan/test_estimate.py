@@ -45,7 +45,7 @@ def test_sft_on_a_card_and_on_a_cpu():
     num = 4 * 4096
     assert gpu.ram["activations in RAM"] == 2 * 28 * num * 2048
     assert gpu.gpu["activations"] == 2 * num * footprint.activations(QWEN3_1_7B, 32, 2)
-    assert gpu.gpu["token rows"] == 2 * 2 * 151_936 * 2048
+    assert gpu.gpu["token rows"] == 3 * 2 * 151_936 * 2048
     assert gpu.gpu["logits"] == 4 * 2**30  # Unsloth's cap
     cpu = Planner(recipe, QWEN3_1_7B, LENGTHS, replace(CARDS["cpu"], bf16=True)).all()["sft"]
     assert cpu.gpu == {} and cpu.ram["activations"] > 28 * num * footprint.activations(QWEN3_1_7B, 32, 2)
@@ -66,8 +66,11 @@ def test_every_stage_and_what_grows_with_what():
         other = Planner(parse(f"{RECIPE}\n{change}"), QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()
         return {name: {t for t in base[name].gpu if other[name].gpu[t] > base[name].gpu[t]} for name in READS}
 
-    assert grown("traces: {batch_size: 64}")["traces"] == {"KV cache", "sampling"}
-    assert grown("probe: {max_tokens: 8000}") == {**dict.fromkeys(READS, set()), "probe": {"KV cache"}}
+    assert grown("traces: {batch_size: 64}")["traces"] == {"KV cache", "attention", "sampling"}
+    assert grown("probe: {max_tokens: 8000}") == {
+        **dict.fromkeys(READS, set()),
+        "probe": {"KV cache", "attention"},
+    }
     long = Planner(recipe, QWEN3_1_7B, replace(LENGTHS, row=8192), CARDS["24gb"]).all()["sft"]
     assert long.gpu["activations"] == 2 * base["sft"].gpu["activations"]
 
@@ -92,6 +95,28 @@ def test_what_scores_text_is_planned_as_it_is_loaded():
     half = replace(recipe, compress=replace(recipe.compress, batch_size=4))
     other = Planner(half, QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()["compress"]
     assert stages["compress"].gpu["activations"] == 2 * other.gpu["activations"] > 0
+
+
+@pytest.mark.parametrize(
+    "compressor, weights, twice",
+    [
+        ("encoder: base, rank: 16", footprint.weights(QWEN3_1_7B, True, 2), True),
+        ("encoder: base, rank: 16, four_bit: false", footprint.weights(QWEN3_1_7B, False, 2), True),
+        ("encoder: unknown/encoder, rank: 16", footprint.weights(footprint.MODERNBERT_BASE, True, 4), False),
+        ("encoder: unknown/encoder", 16.0 * footprint.MODERNBERT_BASE.num_params, False),
+    ],
+)
+def test_each_kind_of_compressor_is_planned(compressor, weights, twice):
+    """The base reads a chain twice, so that its windows reach their bound with chains half as long."""
+
+    def planned(row: int) -> dict[str, float]:
+        recipe = parse(f"compressor: {{{compressor}, max_tokens: 4096}}")
+        return Planner(recipe, QWEN3_1_7B, replace(LENGTHS, row=row), CARDS["24gb"]).all()["compressor"].gpu
+
+    short, half, long = (planned(row)["activations"] for row in (1024, 2048, 4096))
+    assert half == 2 * short and long == half * (1 if twice else 2)
+    assert planned(1024)["weights"] == weights
+    assert ("LoRA, gradients, AdamW" in planned(1024)) == ("rank" in compressor)
 
 
 def test_vllm_stays_beside_the_update():

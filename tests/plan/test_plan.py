@@ -61,7 +61,7 @@ def test_rows_come_from_the_mixture_else_from_problems_else_from_the_source(tmp_
 def test_the_verb(lite, tmp_path):
     code, out, err = lite("plan", "quickstart", "--card", "cpu", "--set", "sft.batch_size=3")
     assert code == 0 and err == ""
-    assert "  batch_size: 3\n" in out and "quickstart: 0.9 M parameters; 4 layers of 128" in out
+    assert "  batch_size: 3\n" in out and "quickstart: 1.0 M parameters; 4 layers of 128" in out
     assert out.count("with a loss (lines with >)") == 2 and "> <COMP_100>" in out
     for name in READS:
         assert f"│ {name} " in out

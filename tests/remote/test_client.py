@@ -91,6 +91,24 @@ def test_a_refusal_is_not_tried_again(status, message):
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "num_asked", "message"),
+    [
+        ({"message": "quota exceeded"}, 1, r"status 400 \(quota exceeded\)"),
+        ("quota exceeded", 1, r"status 400 \(quota exceeded\)"),
+        ({"message": "no credits", "code": 402}, 1, r"status 402 \(no credits\)"),
+        ({"message": "bad key", "code": "401"}, 1, r"status 401 \(bad key\); the server wants an API key"),
+        ({"message": "overloaded", "code": 503}, 8, r"status 503 \(overloaded\), 8 times"),
+    ],
+)
+def test_an_error_in_a_good_reply_is_an_error(error, num_asked, message):
+    with serve(lambda *_: {"error": error}) as server, pytest.raises(LiteError, match=message):
+        post(server)
+    assert len(server.asked) == num_asked
+    with serve(lambda *_: {"error": None, "choices": []}) as server:
+        assert post(server)["choices"] == []
+
+
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_holds_for_all_requests(form):
     until = time.time() + 2

@@ -11,7 +11,7 @@ from tiny_gguf import write_tiny_gguf
 
 from lite.errors import LiteError
 from lite.eval import remote
-from lite.eval.evaluate import evaluate
+from lite.eval.evaluate import Settings, evaluate
 from lite.infer.engine import Engine
 from lite.infer.request import question
 from lite.remote import client
@@ -113,8 +113,10 @@ def timeless(folder, mode):
 
 def test_lite_eval_gives_the_same_report_through_a_server(url, path, tmp_path, monkeypatch):
     monkeypatch.setattr("lite.runtime.hardware.num_cores", lambda: 1)
-    here = evaluate(path, PROBLEMS, ["0.2", "policy"], tmp_path / "here", max_tokens=40)
-    there = evaluate(path, PROBLEMS, ["0.2", "policy"], tmp_path / "there", max_tokens=40, endpoint=url)
+    here = evaluate(path, PROBLEMS, ["0.2", "policy"], tmp_path / "here", Settings(max_tokens=40))
+    there = evaluate(
+        path, PROBLEMS, ["0.2", "policy"], tmp_path / "there", Settings(max_tokens=40, endpoint=url)
+    )
     for mode in ("0.2", "1.0", "policy"):
         assert timeless(tmp_path / "here", mode) == timeless(tmp_path / "there", mode)
     assert here["settings"]["endpoint"] == "" and there["settings"]["endpoint"] == f"{url}/v1"

@@ -19,7 +19,7 @@ def test_round_trip(tmp_path):
     path = tmp_path / "new folder" / "problems.jsonl"
     assert write_records(path, PROBLEMS) == 2
     assert path.read_text(encoding="utf-8").splitlines()[0] == (
-        '{"id": "a", "question": "1+1?", "answer": "2", "cot": "", "data_set": ""}'
+        '{"id": "a", "question": "1+1?", "answer": "2", "cot": "", "data_set": "", "kind": "", "needed": 0.0}'
     )
     assert read_records(path, Problem) == PROBLEMS
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from lite.errors import LiteError
-from lite.infer.request import Answer, Ask, Busy, Piece, Stream
+from lite.infer.request import Answer, Ask, Busy, Piece, Stream, Unfit
 
 SLOTS = 4
 THINK, ANSWER = "12 + 5 = 17. ", "It is \\boxed{17}."  # 6 and 5 tokens, says the script
@@ -38,7 +37,8 @@ class FakeEngine:
 
     def submit(self, ask: Ask, on_event=None) -> Stream:
         if ask.messages[-1].content == "refuse":
-            raise LiteError("a prompt of 9999 tokens leaves no room in 4096; shorten the question")
+            message = "a prompt of 9999 tokens leaves no room in 4096; shorten the question"
+            raise Unfit(message, field="messages", code="context_length_exceeded")
         if self.num_running >= SLOTS:
             raise Busy(f"{SLOTS} requests wait already; try again later")
         stream = Stream(lambda: None, on_event)

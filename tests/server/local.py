@@ -33,10 +33,10 @@ def begin(url, **fields):
 
 
 @contextlib.contextmanager
-def running(engine, key: str | None = None):
+def running(engine, key: str | None = None, **settings):
     """The server, with its address as `url`."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(engine, key=key, host="127.0.0.1", max_tokens=1024)
+    server = Server(engine, key=key, host="127.0.0.1", max_tokens=1024, **settings)
     server.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,6 +11,7 @@ import sys
 from pathlib import Path
 
 import openai
+import pydantic
 import pytest
 from served import Served
 from test_architecture import HEAVY
@@ -80,6 +83,102 @@ def test_the_budget_holds(client):
     assert reply.lite["thinking_budget"] == 16
 
 
+@pytest.mark.parametrize("api", ["chat", "responses", "completions"])
+def test_one_reply_over_every_route(client, gguf, api):
+    """Whole and streamed, by the official client: the same text, which is the engine's."""
+    fields = {"extra_body": {"thinking_budget": 8}, "temperature": 0.8, "seed": 3} if api == "chat" else {}
+    if api == "chat":
+        whole = chat(client, max_tokens=150, **fields)
+        think, text = whole.choices[0].message.reasoning, whole.choices[0].message.content
+        deltas = [chunk.choices[0].delta for chunk in chat(client, max_tokens=150, stream=True, **fields)]
+        assert "".join(getattr(delta, "reasoning", "") for delta in deltas).strip() == think
+        assert "".join(delta.content or "" for delta in deltas).strip() == text
+        assert whole.usage.completion_tokens_details.reasoning_tokens <= 8 and "think>" not in text
+    elif api == "responses":
+        asked = {
+            "model": "tiny",
+            "input": "What is 3 times 7?",
+            "instructions": "Be brief.",
+            "max_output_tokens": 60,
+        }
+        whole = client.responses.create(**asked, reasoning={"effort": "low"})
+        with client.responses.stream(**asked, reasoning={"effort": "low"}) as stream:
+            kinds = [event.type for event in stream]
+            final = stream.get_final_response()
+        assert final.output_text.strip() == whole.output_text and whole.output_text
+        assert kinds[0] == "response.created" and "response.output_text.delta" in kinds
+        assert final.usage.output_tokens == whole.usage.output_tokens <= 60
+        echoed = [{"role": "user", "content": "1?"}, *whole.output, {"role": "user", "content": "2?"}]
+        again = client.responses.create(model="tiny", input=echoed, max_output_tokens=5)
+        assert again.status == "incomplete" and again.incomplete_details.reason == "max_output_tokens"
+    else:
+        asked = {"model": "tiny", "prompt": "What is 3 times", "max_tokens": 40}
+        whole = client.completions.create(**asked)
+        chunks = [*client.completions.create(**asked, stream=True)]
+        assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+        assert whole.usage.completion_tokens <= 40 and whole.choices[0].finish_reason in ("stop", "length")
+
+
+def test_json_is_parsed_by_the_client(client):
+    class Answer(pydantic.BaseModel):
+        answer: int
+        sure: bool
+
+    messages = [{"role": "user", "content": "What is 3 times 7?"}]
+    for extra in ({}, {"thinking_budget": 8}, {"enable_thinking": False}):
+        asked = {"model": "tiny", "messages": messages, "max_tokens": 300, "extra_body": extra}
+        reply = client.chat.completions.parse(**asked, response_format=Answer)
+        assert isinstance(reply.choices[0].message.parsed, Answer)
+    found = client.responses.parse(
+        model="tiny", input=messages, text_format=Answer, reasoning={"effort": "none"}, max_output_tokens=200
+    )
+    assert isinstance(found.output_parsed, Answer)
+
+
+def test_stop_texts(client):
+    for seed in range(40):  # until it says something
+        asked = {"max_tokens": 60, "temperature": 1.5, "seed": seed}
+        text = chat(client, **asked).choices[0].message.content
+        if found := re.search(r"(?<=[!-~])[!-~]{2}", text):
+            break
+    stop = found[0]
+    for stream in (False, True):
+        reply = chat(client, **asked, stop=[stop, "never said"], stream=stream)
+        if stream:
+            said = "".join(chunk.choices[0].delta.content or "" for chunk in reply)
+        else:
+            said = reply.choices[0].message.content
+            assert reply.choices[0].finish_reason == "stop"
+        assert said.strip() == text[: text.index(stop)].strip()
+
+
+@pytest.mark.parametrize("name", ["litellm", "llm"])
+def test_other_clients(served, name, tmp_path):
+    """As their users call them; both are optional here."""
+    pytest.importorskip(name)
+    if name == "litellm":
+        import litellm
+
+        reply = litellm.completion(
+            model="openai/tiny",
+            api_base=f"{served.url}/v1",
+            api_key="none",
+            messages=[{"role": "user", "content": "1+1?"}],
+            max_tokens=40,
+            stop=["never said"],
+            extra_body={"reasoning": {"max_tokens": 8}},
+        )
+        assert reply.choices[0].message.content and reply.usage.completion_tokens <= 40
+        return
+    (tmp_path / "extra-openai-models.yaml").write_text(
+        f"- model_id: tiny\n  model_name: tiny\n  api_base: {served.url}/v1\n"
+    )
+    command = [sys.executable, "-m", "llm", "-m", "tiny", "-o", "max_tokens", "40", "--no-stream", "1+1?"]
+    environment = os.environ | {"LLM_USER_PATH": str(tmp_path), "OPENAI_API_KEY": "none"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
 def test_no_thinking(client):
     reply = chat(client, max_tokens=40, reasoning_effort="none")
     assert reply.usage.completion_tokens_details.reasoning_tokens == 0
@@ -105,14 +204,21 @@ def test_a_knob_it_cannot_honour(client):
     assert caught.value.param == "n" and caught.value.type == "invalid_request_error"
     with pytest.raises(openai.BadRequestError, match="comp_ratio 30: use one of 20, 40"):
         chat(client, extra_body={"comp_ratio": 30})
-    with pytest.raises(openai.BadRequestError, match="leaves no room in 512; shorten"):
+    with pytest.raises(openai.BadRequestError, match="maximum context length is 512 tokens") as caught:
         chat(client, "so " * 600)
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError, match="no room for a budget and an answer") as caught:
+        chat(client, max_tokens=20, extra_body={"reasoning_budget": 8})
+    assert caught.value.param == "reasoning_budget"
     with pytest.raises(openai.NotFoundError, match="use tiny"):
         client.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "hi"}])
 
 
 def test_models(client):
     assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.NotFoundError, match="use tiny"):
+        client.models.retrieve("gpt-5")
 
 
 def test_a_key_from_the_environment(gguf):

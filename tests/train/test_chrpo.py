@@ -19,7 +19,7 @@ from lite.train import checkpoints, chrpo, rewards
 
 SECTIONS = """
 sft: {rank: 4, alpha: 8}
-chrpo: {steps: 2, prompts: 2, group: 2, batch_size: 2, max_tokens: 12, save_steps: 1, learning_rate: 0.01}
+chrpo: {steps: 2, prompts: 2, group: 2, explore: 0.5, batch_size: 2, max_tokens: 12, save_steps: 1, learning_rate: 0.01}
 """
 TEACHERS = [
     TeacherRatio("a", "2 + 3", "5", 0.4, [0, 1, 1, 1, 1], 10),
@@ -88,7 +88,57 @@ def test_a_step_in_the_journal(make_run):
     step = chrpo.summarise(3, rollouts, [rewards.score(each, config) for each in rollouts], [5, 0, 7, 4])
     assert (step.step, step.accuracy, step.think_tokens, step.realised) == (3, 0.75, 4.0, 0.4)
     assert step.chosen == {"0.4": 1, "none": 1}  # of the policy's prompts
+    assert step.chosen_by_teacher == {"0.4": {"0.4": 1, "none": 1}} and step.entropy == 0.6931
     assert step.realised_by_mode == {"0.6": 0.55}
+
+
+def line(chosen_by_teacher):
+    zeros = dict.fromkeys("acc mode cal empty main ctrl accuracy think_tokens realised".split(), 0.0)
+    chosen = {}
+    for counts in chosen_by_teacher.values():
+        for ratio, count in counts.items():
+            chosen[ratio] = chosen.get(ratio, 0) + count
+    return chrpo.StepRewards(step=1, **zeros, chosen=chosen, chosen_by_teacher=chosen_by_teacher)
+
+
+@pytest.mark.parametrize(
+    "by_teacher, said",
+    [
+        (
+            {"0.2": {"0.2": 50}, "1.0": {"0.2": 50}},
+            "0.2 in 100% of the last 2 steps' POLICY rollouts, while r* is spread",
+        ),
+        ({"0.2": {"0.2": 50}, "1.0": {"1.0": 50}}, ""),  # it chooses by problem
+        ({"0.2": {"0.2": 96}, "1.0": {"0.2": 4}}, ""),  # nearly all need the same
+        ({}, ""),
+    ],
+)
+def test_collapse(by_teacher, said):
+    found = chrpo.collapse([line(by_teacher), line(by_teacher)])
+    assert said in found and bool(found) == bool(said)
+
+
+def test_entropy_by_hand():
+    assert chrpo.entropy([5, 5]) == pytest.approx(0.693147, abs=1e-6)
+    assert chrpo.entropy([7, 0]) == 0
+
+
+def test_drawn_ratios(make_run, model_folder, tmp_path):
+    tokenizer = unsloth.load_tokenizer(model_folder)
+    config = replace(make_run(SECTIONS).recipe.chrpo, explore=0.5, group=4)
+    with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
+        environment = chrpo.Environment([], tokenizer, config, 0, journal)
+    prompts = ["policy/a"] * 4 + ["0.4/a"] * 4 + ["policy/b"] * 4
+    drawn = environment.draw(prompts, 7)
+    assert sorted(drawn) == [0, 1, 8, 9]  # the first half of each group of the policy's
+    assert {*tokenizer.convert_ids_to_tokens(list(drawn.values()))} <= {*tokens.RATIO_TOKENS}
+    assert (
+        drawn == environment.draw(prompts, 7)
+        and len({*map(str, map(environment.draw, [prompts] * 9, range(9)))}) > 1
+    )
+    rollout = rewards.Rollout(True, 0.4, 0.4, 0.5, True, explored=True)
+    step = chrpo.summarise(1, [rollout], [rewards.score(rollout, config)], [5])
+    assert step.chosen == {} and step.entropy == 0  # not the model's choice
 
 
 def test_ratios_are_over_replies_at_one_as_long_as_they_are_by_now(make_run, model_folder, tmp_path):
@@ -216,7 +266,7 @@ def test_two_steps(make_run):
     lines = [json.loads(line) for line in run.path("chrpo", "rewards.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2]
     for line in lines:
-        assert sum(line["chosen"].values()) == 4  # one problem: all prompts are POLICY's
+        assert sum(line["chosen"].values()) == 2  # one problem: all prompts are POLICY's; half are drawn
         assert -1 <= line["main"] <= 1 and line["acc"] == 2 * line["accuracy"] - 1
     unsloth.load(run.recipe.model, max_tokens=256, adapter=run.path("chrpo", "adapter"))
     assert not run.path("chrpo", "checkpoints").exists()

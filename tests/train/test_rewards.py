@@ -93,6 +93,33 @@ def test_switches(switch, one, main, ctrl):
     assert (terms.main, terms.ctrl) == (pytest.approx(main), pytest.approx(ctrl))
 
 
+@pytest.mark.parametrize(
+    "change, one, main, ctrl",
+    [
+        (
+            "correct_only",
+            rollout(False, chosen=0.2, teacher=1.0, realised=3.0),
+            -0.5,
+            -0.5,
+        ),  # h_0 at every ratio
+        ("correct_only", rollout(chosen=1.0, realised=1.0), 0.56, -0.6),  # correct: as ever
+        ("length_penalty", rollout(realised=0.6), 0.4, 0.9),  # 0.5 + 0.2 - 0.5 * 0.6
+        (
+            "length_penalty",
+            rollout(False, realised=0.6),
+            -0.3,
+            -0.5,
+        ),  # a wrong one pays nothing for its length
+    ],
+)
+def test_rivals(change, one, main, ctrl):
+    import dataclasses
+
+    value = True if change == "correct_only" else 0.5
+    terms = rewards.score(one, dataclasses.replace(CONFIG, **{change: value}))
+    assert (terms.main, terms.ctrl) == (pytest.approx(main), pytest.approx(ctrl))
+
+
 def test_normalise_is_by_group():
     # (1, 3): mean 2, std sqrt(2); (5, 5): no spread, no advantage
     assert rewards.normalise([1.0, 3.0, 5.0, 5.0], 2) == pytest.approx(
