@@ -244,7 +244,9 @@ class Environment:
             if i % self.config.group < num and prompt.startswith(f"{tokens.POLICY}/")
         }
 
-    def main(self, prompts: list[str], completion_ids: list[list[int]], trainer_state, **_) -> list[float]:
+    def main(
+        self, prompts: list[str], completion_ids: list[list[int]], trainer_state, **_kwargs
+    ) -> list[float]:
         """TRL's reward function: R_main of each completion. Keeps R_ctrl and writes the step's line."""
         end = self.tokenizer.eos_token_id
         replies = [ids[:-1] if ids[-1] == end else ids for ids in completion_ids]
