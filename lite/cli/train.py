@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from lite.cli.options import (
+    DATA,
+    TRAIN,
     EndpointOption,
     NumOption,
     OutOption,
@@ -16,6 +18,7 @@ from lite.cli.options import (
     SeedOption,
     SetOption,
     app,
+    examples,
     ratios_of,
     recipes_app,
 )
@@ -43,7 +46,7 @@ def _train(
         raise
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog=examples("lite train qwen3-1.7b-24gb", "lite train my-recipe.yaml --until sft --set sft.rank=16"))
 def train(
     recipe: RecipeArgument,
     stage: Annotated[str | None, typer.Option("--stage", metavar="NAME", help="Run only this stage.")] = None,
@@ -60,7 +63,7 @@ def train(
     _train(recipe, overrides, out, stage, until, endpoint)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog=examples("lite plan qwen3-1.7b-24gb --card 24gb", "lite plan quickstart --card cpu"))
 def plan(
     recipe: RecipeArgument,
     card: Annotated[
@@ -79,7 +82,7 @@ def plan(
     show(resolved, out or Path("runs") / resolved.name, card)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA, epilog=examples("lite problems quickstart --num 100 --seed 99 > problems.jsonl", "lite problems openai/gsm8k:main:test --num 200 > gsm8k.jsonl"))
 def problems(
     source: Annotated[
         str,
@@ -98,7 +101,7 @@ def problems(
     sys.stdout.writelines(map(to_line, load(source, num, seed)))
 
 
-@app.command()
+@app.command(rich_help_panel=DATA, epilog=examples("lite compress chains.jsonl --ratio 20,40 --model runs/quickstart > short.jsonl"))
 def compress(
     file: Annotated[
         Path, typer.Argument(metavar="FILE.jsonl", help="Chains of thought, under think, cot or text.")
@@ -132,7 +135,7 @@ def compress(
         write_records(out, found)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA, epilog=examples("lite fidelity --model MODEL --compressor runs/NAME --problems gsm8k.jsonl --num 300 --out fidelity"))
 def fidelity(
     model: Annotated[
         str, typer.Option("--model", metavar="MODEL", help="The reasoner: a Hugging Face model or folder.")
@@ -162,7 +165,7 @@ def fidelity(
     typer.echo((out / "fidelity.md").read_text(encoding="utf-8"))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog=examples("lite quickstart", "lite quickstart --set sft.epochs=1 --out runs/short"))
 def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
     """The whole method on a tiny model. Ends with a report and one question asked at 0.2, 1.0 and policy."""
     run = _train("quickstart", overrides, out)
@@ -211,7 +214,7 @@ def recipes_cp(
     typer.echo(str(recipes.copy(name, destination)))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog=examples("lite doctor"))
 def doctor() -> None:
     """Show versions, hardware, and what will run."""
     from lite.plan.doctor import doctor as examine
