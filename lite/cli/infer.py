@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lite import quickstart
 from lite.cli.options import (
     TRAIN,
     USE,
@@ -18,8 +19,8 @@ from lite.cli.options import (
     dial_of,
     examples,
     question_of,
+    show_report,
 )
-from lite import quickstart
 from lite.errors import LiteError
 from lite.tokens import MODES, mode_of
 
@@ -64,11 +65,21 @@ SystemOption = Annotated[
 ]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, help="0: greedy.")]
 NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
-NAMES = {"tied": "input and output rows tied", "think_tokens_p90": "think tokens, 9 of 10 below"}  # in `lite verify`
+NAMES = {
+    "tied": "input and output rows tied",
+    "think_tokens_p90": "think tokens, 9 of 10 below",
+}  # in `lite verify`
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
 
 
-@app.command(rich_help_panel=USE, epilog=examples('lite ask quickstart "Tom has 30 pens. Tom loses 4 on the way. How many pens does Tom have at the end?"', "lite ask quickstart --ratio 20 < question.txt", 'lite ask MODEL.gguf --budget 200 --json "What is 17*23?"'))
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples(
+        'lite ask quickstart "Tom has 30 pens. Tom loses 4 on the way. How many pens does Tom have at the end?"',
+        "lite ask quickstart --ratio 20 < question.txt",
+        'lite ask MODEL.gguf --budget 200 --json "What is 17*23?"',
+    ),
+)
 def ask(
     model: ModelArgument,
     question: Annotated[
@@ -124,7 +135,10 @@ def ask(
     ask_model(model, settings, escalating=escalate, as_json=as_json, hide_thinking=hide_thinking)
 
 
-@app.command(rich_help_panel=USE, epilog=examples("lite chat quickstart", 'lite chat MODEL.gguf --ratio 40 --system "Answer in French."'))
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples("lite chat quickstart", 'lite chat MODEL.gguf --ratio 40 --system "Answer in French."'),
+)
 def chat(
     model: ModelArgument,
     ratio: RatioOption = None,
@@ -157,7 +171,14 @@ def chat(
     chat_with(model, settings, show_thinking=not hide_thinking, about=quickstart.about(model))
 
 
-@app.command("eval", rich_help_panel=USE, epilog=examples("lite problems quickstart --num 100 --seed 99 > problems.jsonl", "lite eval quickstart --problems problems.jsonl --ratios 20,auto --out report"))
+@app.command(
+    "eval",
+    rich_help_panel=USE,
+    epilog=examples(
+        "lite problems quickstart --num 100 --seed 99 > problems.jsonl",
+        "lite eval quickstart --problems problems.jsonl --ratios 20,auto --out report",
+    ),
+)
 def evaluate_gguf(
     model: ModelArgument,
     problems: Annotated[
@@ -168,7 +189,7 @@ def evaluate_gguf(
         str | None,
         typer.Option(
             "--ratios",
-            help="Modes, parted by commas: 0.2 to 1.0, policy, base; none: thinking off; cap:N: 1.0 (base without a"
+            help="Modes, separated by commas: 0.2 to 1.0, auto, base; none: thinking off; cap:N: 1.0 (base without a"
             " dial) held to N think tokens. With a dial 1.0 is always measured, too: realised ratios are over its"
             " think tokens. Default: all of the dial; with --budget what it picks.",
         ),
@@ -199,6 +220,9 @@ def evaluate_gguf(
         int, typer.Option("--max-tokens", min=1, max=10**9, help="Of a whole reply.")
     ] = 4096,
     endpoint: EndpointOption = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished report of other settings in --out.")
+    ] = False,
 ) -> None:
     """Measure a GGUF per ratio. Accuracy, think and visible tokens on given problems; needs no torch."""
     from lite.data.problems import load
@@ -222,8 +246,8 @@ def evaluate_gguf(
         endpoint=endpoint,
         samples=samples,
     )
-    evaluate(model, load(problems, num, seed), modes, out, settings)
-    typer.echo((out / "report.md").read_text(encoding="utf-8"))
+    evaluate(model, load(problems, num, seed), modes, out, settings, overwrite=overwrite)
+    show_report(out / "report.md")
 
 
 @app.command(rich_help_panel=USE, epilog=examples("lite bench quickstart"))
@@ -243,7 +267,10 @@ def bench(
         typer.echo(line)
 
 
-@app.command(rich_help_panel=USE, epilog=examples("lite serve quickstart", "LITE_API_KEY=secret lite serve MODEL.gguf --host 0.0.0.0"))
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples("lite serve quickstart", "LITE_API_KEY=secret lite serve MODEL.gguf --host 0.0.0.0"),
+)
 def serve(
     model: ModelArgument,
     host: Annotated[
@@ -299,7 +326,9 @@ def serve(
     )
 
 
-@app.command(rich_help_panel=TRAIN, epilog=examples("lite export runs/quickstart --out export --quant q8_0,q4_k_m"))
+@app.command(
+    rich_help_panel=TRAIN, epilog=examples("lite export runs/quickstart --out export --quant q8_0,q4_k_m")
+)
 def export(
     source: Annotated[
         str,
@@ -334,7 +363,9 @@ def export(
         typer.echo(str(path))
 
 
-@app.command(rich_help_panel=USE, epilog=examples("lite verify quickstart", "lite verify MODEL.gguf --against FOLDER"))
+@app.command(
+    rich_help_panel=USE, epilog=examples("lite verify quickstart", "lite verify MODEL.gguf --against FOLDER")
+)
 def verify(
     model: ModelArgument,
     against: Annotated[

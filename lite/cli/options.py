@@ -23,7 +23,9 @@ class Verbs(TyperGroup):
     """Lists its verbs under their headings. Plain text: rich help takes twice as long to draw."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        verbs = [(name, command) for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))]
+        verbs = [
+            (name, command) for name in self.list_commands(ctx) if (command := self.get_command(ctx, name))
+        ]
         width = formatter.width - 6 - max(len(name) for name, _ in verbs)
         for heading in (USE, TRAIN, DATA):
             with formatter.section(heading):
@@ -152,3 +154,18 @@ def question_of(argument: str | None) -> str:
         return read_stdin().strip()
     parts = (piped(), argument.strip()) if argument and argument.strip() else ()
     return "\n\n".join(filter(None, parts))
+
+
+def show_report(path: Path) -> None:
+    """Print a report, drawn as tables on a terminal, and say where it and its picture are."""
+    text = path.read_text(encoding="utf-8")
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        Console().print(Markdown(text))
+    else:
+        typer.echo(text)
+    typer.echo(f"report: {path}", err=True)
+    if (picture := path.with_suffix(".png")).is_file():
+        typer.echo(f"picture: {picture}", err=True)
