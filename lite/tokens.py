@@ -65,6 +65,30 @@ def control_token(mode: str) -> str:
     return CONTROL_TOKENS[MODES.index(mode)]
 
 
+def ratio_of(text: str) -> float:
+    """A ratio as people write it: 0.2, .2, 20 and 20% are one. Raises LiteError outside (0, 1]."""
+    number = text.strip().removesuffix("%").strip()
+    try:
+        ratio = float(number)
+    except ValueError:
+        raise LiteError(f"ratio {text!r}: not a number; give 0.2, or 20 for 20 %") from None
+    if text.strip().endswith("%") or (number.isdecimal() and ratio > 1):
+        ratio /= 100
+    if not 0 < ratio <= 1:
+        raise LiteError(f"ratio {text}: must lie in (0, 1], or in 1 to 100 %")
+    return ratio
+
+
+def mode_of(text: str) -> str:
+    """The mode a user means: a ratio of the grid, `policy` or `auto` (the model chooses), or `base`. Raises LiteError."""
+    if text in (BASE, POLICY, "auto"):
+        return BASE if text == BASE else POLICY
+    ratio, grid = ratio_of(text), ", ".join(map(str, RATIOS))
+    if ratio not in RATIOS:
+        raise LiteError(f"ratio {text}: the model knows {grid} and auto; use one of them")
+    return MODES[RATIOS.index(ratio)]
+
+
 def ratio_index(ratio: float) -> int:
     """Place of a ratio on the grid. Raises ValueError off the grid."""
     return RATIOS.index(ratio)

@@ -7,14 +7,19 @@ from typing import Annotated
 
 import typer
 
+from lite import quickstart
 from lite.cli.options import (
+    TRAIN,
+    USE,
     EndpointOption,
     ModelArgument,
     NumOption,
     SeedOption,
     app,
     dial_of,
-    read_stdin,
+    examples,
+    question_of,
+    show_report,
 )
 from lite.errors import LiteError
 from lite.tokens import MODES, mode_of
@@ -23,8 +28,8 @@ RatioOption = Annotated[
     str | None,
     typer.Option(
         "--ratio",
-        help="0.2, 0.4, 0.6, 0.8, 1.0; policy: the model chooses; base: for a GGUF without a dial."
-        " Default: policy, or what --budget picks.",
+        help="How much of its thinking the model does: 0.2, 0.4, 0.6, 0.8 or 1.0 (20 is 0.2, too); auto or policy:"
+        " the model chooses; base: for a GGUF without a dial. Default: auto, or what --budget picks.",
     ),
 ]
 EffortOption = Annotated[
@@ -36,7 +41,8 @@ BudgetOption = Annotated[
         "--budget",
         min=0,
         metavar="N",
-        help="Think in N tokens at most, then answer. Picks the largest ratio that fits, where none is given.",
+        help="Think in N tokens at most, then answer. Without a ratio it picks the largest whose thinking fits in nine"
+        " of ten replies (`lite verify` shows the lengths). Thinking that is cut short costs accuracy.",
     ),
 ]
 LeanOption = Annotated[
@@ -59,14 +65,28 @@ SystemOption = Annotated[
 ]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, help="0: greedy.")]
 NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
+NAMES = {
+    "tied": "input and output rows tied",
+    "think_tokens_p90": "think tokens, 9 of 10 below",
+}  # in `lite verify`
 MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
 
 
-@app.command()
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples(
+        'lite ask quickstart "Tom has 30 pens. Tom loses 4 on the way. How many pens does Tom have at the end?"',
+        "lite ask quickstart --ratio 20 < question.txt",
+        'lite ask MODEL.gguf --budget 200 --json "What is 17*23?"',
+    ),
+)
 def ask(
     model: ModelArgument,
     question: Annotated[
-        str | None, typer.Argument(metavar="QUESTION", help="Default, and -: read from stdin.")
+        str | None,
+        typer.Argument(
+            metavar="QUESTION", help="Default, and -: read from stdin. Text that is piped in goes before it."
+        ),
     ] = None,
     ratio: RatioOption = None,
     effort: EffortOption = None,
@@ -94,7 +114,7 @@ def ask(
         raise LiteError(
             "--escalate chooses the ratio itself; leave --ratio, --effort, --lean and --no-think out"
         )
-    question = (read_stdin() if question in (None, "-") else question).strip()
+    question = question_of(question)
     if not question:
         raise LiteError("the question is empty; give it as an argument or on stdin")
     from lite.infer.ask import ask as ask_model
@@ -115,7 +135,10 @@ def ask(
     ask_model(model, settings, escalating=escalate, as_json=as_json, hide_thinking=hide_thinking)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples("lite chat quickstart", 'lite chat MODEL.gguf --ratio 40 --system "Answer in French."'),
+)
 def chat(
     model: ModelArgument,
     ratio: RatioOption = None,
@@ -127,9 +150,7 @@ def chat(
     instruction: InstructionOption = None,
     temperature: TemperatureOption = 0.0,
     lean: LeanOption = 0.0,
-    show_thinking: Annotated[
-        bool, typer.Option("--show-thinking", help="Print the thinking, too. Default: count its tokens.")
-    ] = False,
+    hide_thinking: Annotated[bool, typer.Option("--hide-thinking", help="Count its tokens only.")] = False,
 ) -> None:
     """Talk with a GGUF. /ratio 0.4 and /budget N turn its dial between questions; needs no torch."""
     mode = dial_of(ratio, effort, budget, thinking=not no_think)
@@ -147,10 +168,17 @@ def chat(
         instruction=instruction,
         lean=lean,
     )
-    chat_with(model, settings, mode_of, show_thinking=show_thinking)
+    chat_with(model, settings, show_thinking=not hide_thinking, about=quickstart.about(model))
 
 
-@app.command("eval")
+@app.command(
+    "eval",
+    rich_help_panel=USE,
+    epilog=examples(
+        "lite problems quickstart --num 100 --seed 99 > problems.jsonl",
+        "lite eval quickstart --problems problems.jsonl --ratios 20,auto --out report",
+    ),
+)
 def evaluate_gguf(
     model: ModelArgument,
     problems: Annotated[
@@ -161,7 +189,7 @@ def evaluate_gguf(
         str | None,
         typer.Option(
             "--ratios",
-            help="Modes, parted by commas: 0.2 to 1.0, policy, base; none: thinking off; cap:N: 1.0 (base without a"
+            help="Modes, separated by commas: 0.2 to 1.0, auto, base; none: thinking off; cap:N: 1.0 (base without a"
             " dial) held to N think tokens. With a dial 1.0 is always measured, too: realised ratios are over its"
             " think tokens. Default: all of the dial; with --budget what it picks.",
         ),
@@ -192,6 +220,9 @@ def evaluate_gguf(
         int, typer.Option("--max-tokens", min=1, max=10**9, help="Of a whole reply.")
     ] = 4096,
     endpoint: EndpointOption = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished report of other settings in --out.")
+    ] = False,
 ) -> None:
     """Measure a GGUF per ratio. Accuracy, think and visible tokens on given problems; needs no torch."""
     from lite.data.problems import load
@@ -215,11 +246,11 @@ def evaluate_gguf(
         endpoint=endpoint,
         samples=samples,
     )
-    evaluate(model, load(problems, num, seed), modes, out, settings)
-    typer.echo((out / "report.md").read_text(encoding="utf-8"))
+    evaluate(model, load(problems, num, seed), modes, out, settings, overwrite=overwrite)
+    show_report(out / "report.md")
 
 
-@app.command()
+@app.command(rich_help_panel=USE, epilog=examples("lite bench quickstart"))
 def bench(
     model: ModelArgument,
     num: Annotated[int, typer.Option("--num", min=1, max=1000, help="Questions per ratio and way.")] = 8,
@@ -229,13 +260,17 @@ def bench(
 ) -> None:
     """How fast a GGUF is here. Tokens a second and seconds per answer at every ratio; needs no torch."""
     from lite.eval.bench import bench as measure
-    from lite.eval.bench import table
+    from lite.eval.bench import machine_line, table
 
+    typer.echo(machine_line())
     for line in table(measure(model, num=num, max_tokens=max_tokens)):
         typer.echo(line)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples("lite serve quickstart", "LITE_API_KEY=secret lite serve MODEL.gguf --host 0.0.0.0"),
+)
 def serve(
     model: ModelArgument,
     host: Annotated[
@@ -291,7 +326,9 @@ def serve(
     )
 
 
-@app.command()
+@app.command(
+    rich_help_panel=TRAIN, epilog=examples("lite export runs/quickstart --out export --quant q8_0,q4_k_m")
+)
 def export(
     source: Annotated[
         str,
@@ -326,7 +363,9 @@ def export(
         typer.echo(str(path))
 
 
-@app.command()
+@app.command(
+    rich_help_panel=USE, epilog=examples("lite verify quickstart", "lite verify MODEL.gguf --against FOLDER")
+)
 def verify(
     model: ModelArgument,
     against: Annotated[
@@ -341,8 +380,16 @@ def verify(
     found = verify_gguf(model, against)
     template = found.pop("foreign_template", None)
     for key, value in found.items():
-        typer.echo(printable(f"{key.replace('_', ' '):<16} {value}"))
+        if isinstance(value, dict):
+            value = ", ".join(f"{number:.0f} at {name}" for name, number in value.items())
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, list):
+            value = ", ".join(map(str, value))
+        typer.echo(printable(f"{NAMES.get(key, key.replace('_', ' ')):<28} {value}"))
     if template is not None:
         typer.echo("Its chat template is not ours. It is shown here, and was not rendered:")
         typer.echo(printable("\n".join(f"  | {line}" for line in template.split("\n"))))
+    if about := quickstart.about(model):
+        typer.echo(about)
     typer.echo("sound" if against is None else "sound, and the same model")

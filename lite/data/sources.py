@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
+from lite.remote import hub
 from lite.runtime.files import parse_object
 from lite.runtime.progress import console
 
@@ -207,7 +208,8 @@ def _hub(name: str, repository: str, config: str, split: str) -> _HubRows:
     console.print(f"  {name}: asking the Hugging Face Hub")
     place = KEPT.joinpath(*filter(None, (repository, config, split)))
     try:
-        return _HubRows(name, datasets.load_dataset(repository, config or None, split=split))
+        with hub.without_waiting():
+            return _HubRows(name, datasets.load_dataset(repository, config or None, split=split))
     except (ConnectionError, TransportError):
         raise LiteError(
             f"source {name}: the Hub cannot be reached; put the split's file at {place}.jsonl or {place}.parquet, "

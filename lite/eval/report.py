@@ -301,10 +301,18 @@ def _notes(report: Mapping[str, Any]) -> list[str]:
     notes.append(
         "Visible: tokens of the answer; markers: think markers in its text; all tokens: the whole reply."
     )
-    notes.append(
-        "Realised ratio: mean over problems of think tokens / think tokens of this model under 1.0 "
-        f"({BASE} and {SFT_POLICY}: over the same 1.0)."
-    )
+    budget = report["settings"].get("budget")
+    if budget is not None:
+        notes.append(
+            f"All thinking was held to {budget} tokens; where a problem needs more, that costs accuracy, and there are"
+            " no realised ratios."
+        )
+    else:
+        others = " and ".join(mode for mode in (BASE, SFT_POLICY) if mode in rows)
+        notes.append(
+            "Realised ratio: mean over problems of think tokens / think tokens of this model under 1.0"
+            + (f" ({others}: over the same 1.0)." if others else ".")
+        )
     missing = {row["num_problems"] - row["ratio_problems"] for row in rows.values() if row["ratio_problems"]}
     if missing - {0}:
         notes.append(
