@@ -42,22 +42,6 @@ _OPENED_THINK = re.compile(
 _CONTROL = re.compile(r"<COMP_(?:20|40|60|80|100|POLICY|AUTO)>")
 
 
-def mode_of(text: str) -> str:
-    """The mode a user means: "0.2", ".2" and "0.20" are one. Raises LiteError off the grid."""
-    grid = ", ".join(map(str, RATIOS))
-    if text in (BASE, POLICY):
-        return text
-    try:
-        ratio = float(text)
-    except ValueError:
-        raise LiteError(f"ratio {text!r}: not a number; use one of {grid} or {POLICY}") from None
-    if not 0 < ratio <= 1:
-        raise LiteError(f"ratio {text}: must lie in (0, 1]; use one of {grid} or {POLICY}")
-    if ratio not in RATIOS:
-        raise LiteError(f"ratio {text}: the model knows {grid} and {POLICY}; use one of them")
-    return MODES[RATIOS.index(ratio)]
-
-
 def control_token(mode: str) -> str:
     """The control token of a mode: "0.2" gives `<COMP_20>`, "policy" gives `<COMP_POLICY>`."""
     if mode not in MODES:

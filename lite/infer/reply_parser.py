@@ -132,7 +132,9 @@ class Reader:
         self._enter(phase, rest)
 
     def _read_lead(self) -> None:
-        body = without_lead(whole(b"".join(self._held)).decode("utf-8", errors="replace")).encode()
+        held = b"".join(self._held)
+        begun = whole(held)
+        body = without_lead(begun.decode("utf-8", errors="replace")).encode() + held[len(begun) :]
         if body.lower().startswith(_OPEN):
             self._enter(Phase.THINK, body[len(_OPEN) :])
         elif self.num_tokens > LEAD_TOKENS or not _OPEN.startswith(body.lower()):

@@ -310,7 +310,9 @@ OPEN, SHUT = spell("<think>"), spell("</think>")
         ("The answer is 5. </think>", Phase.LEAD, None),  # never opened
     ],
 )
-@pytest.mark.parametrize("marker", ["<think>", "</think>", " a</think>", "two<think>", "</THINK>", "`<Think>`"])
+@pytest.mark.parametrize(
+    "marker", ["<think>", "</think>", " a</think>", "two<think>", "</THINK>", "`<Think>`"]
+)
 def test_a_span_that_is_closed_stays_closed(opening, phase, budget, marker):
     """Whatever is proposed, by one token or by several: no marker stands in the answer."""
     rng = random.Random(marker)
