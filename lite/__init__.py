@@ -16,8 +16,13 @@ The Python API. Importing it is quick; torch is loaded only by `load_compressor`
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+# Threads of torch and llama.cpp that wait by spinning nearly stop each other beside another job: docs/log.md. It is
+# read when those libraries are loaded, so it is set here; a setting of the user stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from lite.compress.compress import load as load_compressor

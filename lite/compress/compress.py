@@ -34,8 +34,8 @@ ASKED = tuple(tenth / 10 for tenth in range(1, 10))
 _CORRECTIONS = 3
 _CHAINS = 256  # worked on together
 
-Scores = Sequence[float] | np.ndarray  # one per unit of a text
 Split = Callable[[str], list[Unit]]  # a text to its units
+Scores = Sequence[float] | np.ndarray  # one per unit of a text
 Encode = Callable[[Sequence[str]], list[list[tuple[int, int]]]]  # texts to the offsets of their tokens
 
 

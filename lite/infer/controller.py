@@ -160,12 +160,12 @@ class Controller:
         phase, tail = self.reader.phase, self.reader.tail
         if phase is Phase.THINK:
             return False
-        if _CLOSE in tail[1 - len(_CLOSE) :] + piece:
+        if _CLOSE in (tail[1 - len(_CLOSE) :] + piece).lower():
             # A model whose habit is that its prompt opens the span closes one that it has not opened.
             may_close = not (self._opens or self._grammar) and self.limits.budget is None
             closes_unopened = self._never_opened and may_close
-            return not closes_unopened or _CLOSE in self.reader.answer
-        return phase is Phase.ANSWER and _OPEN in tail[1 - len(_OPEN) :] + piece
+            return not closes_unopened or self.reader.closed or _CLOSE in self.reader.answer.lower()
+        return phase is Phase.ANSWER and _OPEN in (tail[1 - len(_OPEN) :] + piece).lower()
 
     def _is_empty_box(self) -> bool:
         return self._box_end is not None and self.reader.answer.rstrip().endswith(BOX.encode())
@@ -180,11 +180,11 @@ class Controller:
         phase = self.reader.phase
         if phase is Phase.THINK:  # the answer begins with a token of its own
             return not (
-                self.reader.closes(piece) and (self.reader.tail + piece).rpartition(_CLOSE)[2].strip()
+                self.reader.closes(piece) and (self.reader.tail + piece).lower().rpartition(_CLOSE)[2].strip()
             )
         if phase is Phase.LEAD and token not in self.lexicon.ends:
             body = without_lead((self._lead + piece).decode("utf-8", errors="replace"))
-            if not body or body.rstrip() == THINK_OPEN:
+            if not body or body.rstrip().lower() == THINK_OPEN:
                 return True
         return self._grammar.allows(token)
 
@@ -241,7 +241,8 @@ class Controller:
         """What to write in the think span: its closing marker where the budget, or the model, is at its end."""
         reader, budget, piece = self.reader, self.limits.budget, self.lexicon.pieces[proposed]
         begun, left = reader.marker(), budget - reader.num_tokens
-        if reader.closes(piece) or reader.marker(piece) == begun + piece:
+        closes = reader.closes(piece) or reader.marker(piece) == begun + piece
+        if piece and closes and (left > 0 or len(begun) < len(_CLOSE)):
             return proposed  # the model closes it by itself
         if left <= WIND_DOWN * budget and reader.at_end_of_sentence(piece):
             self._stay()
@@ -260,7 +261,7 @@ class Controller:
         """What closes the think span here, and begins the answer where one is promised."""
         begun = self.reader.marker()
         line = "" if begun or self.reader.tail.endswith(b"\n") else "\n"
-        closing = f"{line}{THINK_CLOSE.removeprefix(begun.decode())}\n\n"
+        closing = f"{line}{THINK_CLOSE[len(begun) :]}\n\n"
         if not self.limits.forced:
             return closing
         self._box_end = len(self.lexicon.spell(ASK)) + BOX_TOKENS

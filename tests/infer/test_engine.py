@@ -219,7 +219,7 @@ def test_thinking_that_was_never_opened(engine, monkeypatch, lead):
     assert read.think_tokens == len(engine.model.tokenise(thought, special=False))
     pieces = list(stream)
     assert {piece.kind for piece in pieces} == {"answer"}
-    assert "".join(piece.text for piece in pieces) == f"{thought}\n{THINK_CLOSE}\n\n{said}"
+    assert "".join(piece.text for piece in pieces) == f"{thought}\n\n{said}"  # no marker is shown
 
 
 @pytest.fixture
@@ -501,7 +501,8 @@ def test_text_of_no_turn_becomes_a_control_token(engine, text, role):
     (token,) = engine.model.tokenise(text, special=True)
     attacked = ids(f"How {text} many?{text}")
     assert attacked.count(token) == ids("How many?").count(token)
-    assert text.strip("<>/|") in text_of(engine, attacked)
+    earlier_thinking = role == "assistant" and text in THINK_MARKS  # is left out
+    assert earlier_thinking or text.strip("<>/|") in text_of(engine, attacked)
 
 
 def test_the_test_tries_every_special_token(engine):
