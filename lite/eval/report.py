@@ -53,7 +53,7 @@ def bootstrap_mean(values: Sequence[float] | np.ndarray) -> list[float]:
     return [float(bound) for bound in np.percentile(means, [2.5, 97.5])]
 
 
-def row(mode: str, replies: Sequence[Graded], full: Mapping[str, int]) -> dict[str, Any]:
+def row(mode: str, replies: Sequence[Graded], full: Mapping[str, float]) -> dict[str, Any]:
     """One mode's numbers. `full`: think tokens under 1.0 per problem; where it is 0 there is no ratio."""
     total = len(replies)
     correct = sum(reply.correct for reply in replies)
@@ -124,7 +124,7 @@ def _majority(replies: Sequence[Graded]) -> bool:
     for reply in replies:
         if reply.answer is None:
             continue
-        mine = next((group for group in groups if same(group[0].answer, reply.answer)), None)
+        mine = next((group for group in groups if same(group[0].answer or "", reply.answer)), None)
         mine.append(reply) if mine else groups.append([reply])
     return max(groups, key=len)[0].correct if groups else False
 
