@@ -14,56 +14,30 @@ _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _SCRIPTS = re.compile("([⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿ]+)|([₀-₉]+)")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _RECURRING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
-_SYMBOLS = {  # of every spelling of a sign, the one that the parser knows
-    **dict.fromkeys(["\\times", "\\cdot", "×", "·", "⋅", "∙", "∗", "\\ast"], "*"),
-    **dict.fromkeys(["\\div", "÷", "∕", "⁄", "\\slash"], "/"),
-    **dict.fromkeys(["−", "–", "‐", "‑", "﹣"], "-"),
-    **dict.fromkeys(["\\le", "\\leq", "\\leqslant", "\\leqq", "≤", "⩽", "≦"], "<="),
-    **dict.fromkeys(["\\ge", "\\geq", "\\geqslant", "\\geqq", "≥", "⩾", "≧"], ">="),
-    **dict.fromkeys(["\\lt", "＜"], "<"),
-    **dict.fromkeys(["\\gt", "＞"], ">"),
-    **dict.fromkeys(["\\ne", "\\neq", "≠"], "!="),
-    **dict.fromkeys(["\\approx", "≈", "\\simeq", "\\doteq"], "≈"),
-    **dict.fromkeys(["\\in", "∈"], "in"),
-    **dict.fromkeys(["\\cup", "∪"], "∪"),
-    **dict.fromkeys(["\\cap", "∩"], "∩"),
-    **dict.fromkeys(["\\setminus", "\\backslash", "∖"], "∖"),
-    **dict.fromkeys(["\\pm", "±"], "±"),
-    **dict.fromkeys(["\\mp", "∓"], "∓"),
-    **dict.fromkeys(
-        ["\\ldots", "\\cdots", "\\dots", "\\dotsc", "\\dotsb", "\\vdots", "…", "⋯", "..."], "..."
-    ),
-    **dict.fromkeys(["\\circ", "\\degree", "°", "º"], "°"),
-    **dict.fromkeys(["\\%", "%", "٪", "\\percent"], "%"),
-    **dict.fromkeys(["\\lbrace", "\\{"], "\\{"),
-    **dict.fromkeys(["\\rbrace", "\\}"], "\\}"),
-    **dict.fromkeys(["\\langle", "⟨", "〈"], "⟨"),
-    **dict.fromkeys(["\\rangle", "⟩", "〉"], "⟩"),
-    **dict.fromkeys(["\\lbrack"], "["),
-    **dict.fromkeys(["\\rbrack"], "]"),
-    **dict.fromkeys(["\\vert", "\\lvert", "\\rvert", "\\mid", "∣"], "|"),
-    **dict.fromkeys(["、", ";", "；"], ","),
-    **dict.fromkeys(["\\prime", "′", "’"], "'"),
-    **dict.fromkeys(["\\$", "$", "US\\$"], "$"),
-    **dict.fromkeys(["\\pounds", "£"], "£"),
-    "**": "^",
-    "×": "*",
-}
-_NAMES = {  # letters and words that name something
-    **dict.fromkeys(["\\infty", "∞", "infinity", "infty", "inf", "oo"], "∞"),
-    **dict.fromkeys(["\\pi", "π", "pi"], "π"),
-    **dict.fromkeys(["\\emptyset", "\\varnothing", "∅", "Ø"], "∅"),
-    **dict.fromkeys(["\\theta", "\\vartheta", "theta"], "θ"),
-    **dict.fromkeys(["\\phi", "\\varphi", "ϕ"], "φ"),
-    **dict.fromkeys(["\\epsilon", "\\varepsilon"], "ε"),
-    **{f"\\{unicodedata.name(c).split()[-1].lower()}": c for c in "αβγδζηικμνξρστυχψω"},
-    "\\lambda": "λ",
-    **dict.fromkeys(["ℝ", "\\R", "\\Reals"], "R"),
-    **dict.fromkeys(["ℤ", "\\Z"], "Z"),
-    **dict.fromkeys(["ℕ", "\\N"], "N"),
-    **dict.fromkeys(["ℚ", "\\Q"], "Q"),
-    **dict.fromkeys(["ℂ", "\\C"], "C"),
-}
+
+
+def _table(text: str) -> dict[str, str]:
+    """Spellings by what they mean: entries of a meaning and its spellings, two blanks or a line apart."""
+    entries = (entry.split() for entry in re.split(r"\s{2,}", text.strip()))
+    return {spelling: meaning for meaning, *spellings in entries for spelling in spellings}
+
+
+_SYMBOLS = _table(  # of every spelling of a sign, the one that the parser knows
+    r"""
+    * \times \cdot × · ⋅ ∙ ∗ \ast  / \div ÷ ∕ ⁄ \slash  - − – ‐ ‑ ﹣  <= \le \leq \leqslant \leqq ≤ ⩽ ≦
+    >= \ge \geq \geqslant \geqq ≥ ⩾ ≧  < \lt ＜  > \gt ＞  != \ne \neq ≠  ≈ \approx ≈ \simeq \doteq
+    in \in ∈  ∪ \cup ∪  ∩ \cap ∩  ∖ \setminus \backslash ∖  ± \pm ±  ∓ \mp ∓
+    ... \ldots \cdots \dots \dotsc \dotsb \vdots … ⋯ ...  ° \circ \degree ° º  % \% % ٪ \percent
+    \{ \lbrace \{  \} \rbrace \}  ⟨ \langle ⟨ 〈  ⟩ \rangle ⟩ 〉  [ \lbrack  ] \rbrack
+    | \vert \lvert \rvert \mid ∣  , 、 ; ；  ' \prime ′ ’  $ \$ $ US\$  £ \pounds £  ^ **
+    """
+)
+_NAMES = {f"\\{unicodedata.name(c).split()[-1].lower()}": c for c in "αβγδζηικμνξρστυχψω"} | _table(
+    r"""
+    ∞ \infty ∞ infinity infty inf oo  π \pi π pi  ∅ \emptyset \varnothing ∅ Ø  θ \theta \vartheta theta
+    φ \phi \varphi ϕ  ε \epsilon \varepsilon  λ \lambda  R ℝ \R \Reals  Z ℤ \Z  N ℕ \N  Q ℚ \Q  C ℂ \C
+    """
+)
 FUNCTIONS = frozenset(
     "sqrt cbrt frac binom log ln lg exp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh abs".split()
 )
@@ -72,15 +46,9 @@ _RELATIONS = frozenset(  # that the grammar does not know: what holds one is com
     "to rightarrow longrightarrow leftarrow Rightarrow implies iff equiv mod pmod bmod parallel perp not sim cong subset"
     " subseteq notin propto mapsto lim land lor neg forall exists".split()
 )
-_SPELT = {
-    "dfrac": "frac",
-    "tfrac": "frac",
-    "cfrac": "frac",
-    "dbinom": "binom",
-    "tbinom": "binom",
-    "√": "sqrt",
-}
-_SPELT |= {"choose": "binom", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_SPELT = _table(
+    "frac dfrac tfrac cfrac  binom dbinom tbinom choose  sqrt √  arcsin asin  arccos acos  arctan atan"
+)
 _DROPPED = re.compile(  # what only changes how an answer looks
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|thinspace|hfill|hline|rm|bf|it"
     r"|boldsymbol|mathbf|mathbb|mathcal|mathit|bm|angle|triangle|underline|phantom|color\s*\{[^{}]*\}|textcolor\s*\{[^{}]*\}"
