@@ -232,7 +232,7 @@ def evaluate_gguf(
     leans = [f"{LEAN}{part.strip()}" for part in lean.split(",") if part.strip()] if lean is not None else []
     modes: list[str | None] = [None] if budget is not None else [*MODES]
     if ratios is not None or leans:
-        modes = modes_of([*(ratios.split(",") if ratios else []), *leans], mode_of)
+        modes = [*modes_of([*(ratios.split(",") if ratios else []), *leans], mode_of)]
     if not modes:
         raise LiteError("--ratios is empty; give some of " + ", ".join(MODES))
     if temperature is None:

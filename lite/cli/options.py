@@ -33,7 +33,7 @@ class Verbs(TyperGroup):
                     [
                         (name, command.get_short_help_str(width))
                         for name, command in verbs
-                        if command.rich_help_panel == heading
+                        if getattr(command, "rich_help_panel", None) == heading
                     ]
                 )
 

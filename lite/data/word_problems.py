@@ -140,7 +140,9 @@ def _story(rng: random.Random, kind: str) -> Task:
     name, other = rng.sample(NAMES, 2)
     items, big = rng.choice(ITEMS), kind == "big"
     start = n = rng.randint(100, 900) if big else rng.randint(5, 60)
-    steps, told, used = [], [], set()
+    steps: list[Step] = []
+    told: list[str] = []
+    used: set[int] = set()
     num_steps = rng.choice((1, 1, 2)) if big else rng.randint(1, 3)
     with_days = num_steps > 2 or rng.random() < 0.6
     while len(steps) < num_steps:
@@ -189,7 +191,9 @@ def _plain(rng: random.Random, kind: str) -> Task:
 def _score(rng: random.Random) -> Task:
     name = rng.choice(NAMES)
     start = n = rng.randint(5, 40)
-    steps, told, used = [], [], set()
+    steps: list[Step] = []
+    told: list[str] = []
+    used: set[int] = set()
     num_steps = rng.randint(4, 6)
     while len(steps) < num_steps:
         op, k = rng.choice("++-"), rng.randint(2, 19)

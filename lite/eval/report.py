@@ -53,7 +53,7 @@ def bootstrap_mean(values: Sequence[float] | np.ndarray) -> list[float]:
     return [float(bound) for bound in np.percentile(means, [2.5, 97.5])]
 
 
-def row(mode: str, replies: Sequence[Graded], full: Mapping[str, int]) -> dict[str, Any]:
+def row(mode: str, replies: Sequence[Graded], full: Mapping[str, float]) -> dict[str, Any]:
     """One mode's numbers. `full`: think tokens under 1.0 per problem; where it is 0 there is no ratio."""
     total = len(replies)
     correct = sum(reply.correct for reply in replies)
@@ -120,13 +120,13 @@ def _votes(by_problem: Sequence[Sequence[Graded]], samples: int) -> list[dict[st
 
 def _majority(replies: Sequence[Graded]) -> bool:
     """Whether the answer that most replies give is right; of equals the first, and no answer has no vote."""
-    groups: list[list[Graded]] = []
+    groups: list[tuple[str, list[Graded]]] = []  # with the answer of their first
     for reply in replies:
         if reply.answer is None:
             continue
-        mine = next((group for group in groups if same(group[0].answer, reply.answer)), None)
-        mine.append(reply) if mine else groups.append([reply])
-    return max(groups, key=len)[0].correct if groups else False
+        mine = next((group for answer, group in groups if same(answer, reply.answer)), None)
+        mine.append(reply) if mine else groups.append((reply.answer, [reply]))
+    return max((group for _, group in groups), key=len)[0].correct if groups else False
 
 
 def compare(policy: Sequence[Graded], sft: Sequence[Graded]) -> dict[str, Any]:

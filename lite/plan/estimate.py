@@ -310,8 +310,8 @@ class Planner:
             layers = encoder.num_hidden_layers * encoder.hidden_size
             ram["activations in RAM"] = float(self.machine.width * layers * tokens)
         else:
-            layers = (1 + FRAGMENTS) * encoder.num_hidden_layers
-            terms["activations"] = layers * tokens * activations(encoder, config.rank, self.machine.width)
+            layer = activations(encoder, config.rank, self.machine.width)
+            terms["activations"] = (1 + FRAGMENTS) * encoder.num_hidden_layers * tokens * layer
         read = config.epochs * self.recipe.annotate.num_traces * self._read()
         seconds = 5 + seconds_to_train(encoder, self.machine, read)
         return self._model(terms, disk, seconds, ram)

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 
@@ -34,12 +35,13 @@ def without_waiting() -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    before = [(module, module.HF_HUB_OFFLINE) for module in (datasets.config, constants)]
+    modules: tuple[Any, ...] = (datasets.config, constants)
+    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
     offline = not is_reachable()
     try:
         for module, _ in before:
-            module.HF_HUB_OFFLINE = offline  # type: ignore[attr-defined]
+            module.HF_HUB_OFFLINE = offline
         yield
     finally:
         for module, value in before:
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
+            module.HF_HUB_OFFLINE = value

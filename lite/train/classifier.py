@@ -36,8 +36,8 @@ def macro_f1(predicted: np.ndarray, gold: np.ndarray) -> float:
     """Mean of the F1 of DROP (0) and of KEEP (1); a class that neither has counts as 1."""
     scores = []
     for label in (0, 1):
-        hits = np.sum((predicted == label) & (gold == label))
-        size = np.sum(predicted == label) + np.sum(gold == label)
+        hits = int(np.sum((predicted == label) & (gold == label)))
+        size = int(np.sum(predicted == label) + np.sum(gold == label))
         scores.append(2 * hits / size if size else 1.0)
     return float(np.mean(scores))
 
@@ -60,7 +60,7 @@ def focal_loss(logits: Any, labels: Any, weights: Any, gamma: float) -> Any:
 def rows(compressor: CompressorModel, labels: Sequence[Labels]) -> list[list[dict[str, list[int]]]]:
     """For each record its windows as `input_ids` and `labels`, IGNORED outside of the piece that is labelled."""
     nested = compressor.windows([record.question for record in labels], [record.think for record in labels])
-    made = []
+    made: list[list[dict[str, list[int]]]] = []
     for record, group in zip(labels, nested, strict=True):
         made.append([])
         for window in group:
