@@ -244,6 +244,7 @@ def chrpo(model: str, hold) -> None:
     from lite.runtime.files import Journal
     from lite.schema import TeacherRatio
     from lite.train import chrpo
+    from lite.train.rollouts import Environment, StepRewards
 
     unsloth.prepare()
     hold()
@@ -264,8 +265,8 @@ def chrpo(model: str, hold) -> None:
     (folder / "rewards.jsonl").unlink(missing_ok=True)
     phases: list[dict] = []
     peft_model.get_base_model().generation_config.max_time = SAMPLING_SECONDS
-    with Journal(folder / "rewards.jsonl", chrpo.StepRewards) as journal:
-        environment = chrpo.Environment(teachers, padding, config, 0, journal)
+    with Journal(folder / "rewards.jsonl", StepRewards) as journal:
+        environment = Environment(teachers, padding, config, 0, journal)
         sample = environment.rollout
 
         def rollout(prompts, trainer):
