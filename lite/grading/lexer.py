@@ -6,6 +6,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from lite.grading.words import (
     CHANGING,
@@ -120,7 +121,7 @@ class Token:
     space stands before it. `digits`: a number as it is written; "" for words."""
 
     kind: str
-    value: object
+    value: Any
     spaced: bool = False
     digits: str = ""
 
@@ -160,7 +161,8 @@ def _recurring(match: re.Match[str]) -> str:
 
 
 def _scan(text: str):
-    place, spaced, plain_until = 0, False, []  # ends of text commands
+    place, spaced = 0, False
+    plain_until: list[int] = []  # ends of text commands
     last = ""  # what was found before
     while place < len(text):
         if plain_until and place >= plain_until[-1]:
@@ -190,6 +192,7 @@ def _scan(text: str):
             place, spaced = end, False
             continue
         match = _SCAN.match(text, place)
+        assert match is not None  # its last branch takes any character
         kind, found = match.lastgroup, match[0]
         place = match.end()
         if kind == "space":
@@ -285,7 +288,7 @@ def _cjk(run: str, spaced: bool, after_number: bool):
     while run:
         size = next((n for n in range(min(len(run), 16), 0, -1) if cjk_number(run[:n]) is not None), 0)
         if size and not (after_number and run[0] in CJK_SCALES):
-            yield Token("num", Fraction(cjk_number(run[:size])), spaced, "")
+            yield Token("num", Fraction(cjk_number(run[:size]) or 0), spaced, "")
             run, spaced, after_number = run[size:], False, True
         elif run[0] in CJK_SCALES and run[:2] not in ("千克", "千米", "千瓦", "百分"):
             yield Token("scale", run[0], spaced)
