@@ -35,7 +35,7 @@ def without_waiting() -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    modules: tuple[Any, ...] = (datasets.config, constants)
+    modules: list[Any] = [datasets.config, constants]
     before = [(module, module.HF_HUB_OFFLINE) for module in modules]
     offline = not is_reachable()
     try:
