@@ -133,12 +133,12 @@ class Reader:
 
     def _read_lead(self) -> None:
         held = b"".join(self._held)
-        begun = whole(held)
-        body = without_lead(begun.decode("utf-8", errors="replace")).encode() + held[len(begun) :]
+        half = held[len(whole(held)) :]  # a character that has begun
+        body = without_lead(whole(held).decode("utf-8", errors="replace")).encode()
         if body.lower().startswith(_OPEN):
-            self._enter(Phase.THINK, body[len(_OPEN) :])
+            self._enter(Phase.THINK, body[len(_OPEN) :] + half)
         elif self.num_tokens > LEAD_TOKENS or not _OPEN.startswith(body.lower()):
-            self._enter(self._unopened, body)
+            self._enter(self._unopened, body + half)
 
     def _enter(self, phase: Phase, rest: bytes) -> None:
         """Go on to a phase; `rest` is what the last token wrote of it."""

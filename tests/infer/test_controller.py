@@ -123,6 +123,16 @@ def test_what_is_shown_is_what_is_parsed(reply, think_tokens):
     assert sum(piece.num_tokens for piece in pieces if piece.kind == "think") == think_tokens
 
 
+@pytest.mark.parametrize("lead", ["", "<COMP_20>", "<think>", "a", "\ufeff<think>"])
+def test_a_character_may_begin_within_the_lead(lead):
+    pieces = []
+    reader = Reader(emit=pieces.append)
+    for piece in (lead.encode()[:1], lead.encode()[1:] + b"\xc3", b"\xa9"):
+        reader.read(piece)
+    reader.finish()
+    assert "".join(piece.text for piece in pieces) == ("aé" if lead == "a" else "é")
+
+
 def test_a_reply_that_never_opens_its_thinking_is_an_answer():
     reader = Reader()
     for _ in range(LEAD_TOKENS):
