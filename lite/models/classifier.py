@@ -1,4 +1,4 @@
-"""A causal base as a classifier of tokens: KEEP or DROP, by a head on its last hidden states."""
+"""A causal base as a classifier of tokens: KEEP or DROP, by a head on its last hidden states; and half precision."""
 
 from __future__ import annotations
 
@@ -53,3 +53,19 @@ def load(
         peft_model.base_model, config, peft_model.base_model.get_model_config(base), name
     )
     return peft_model, tokenizer
+
+
+def has_bf16() -> bool:
+    """Whether the GPU multiplies in bf16; a T4 only emulates it."""
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def half_on_cuda(device: Any) -> Any:
+    """A context that computes in half precision on a GPU; on a CPU it does nothing."""
+    import torch
+
+    cuda = device.type == "cuda"
+    dtype = torch.float16 if cuda and not has_bf16() else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=cuda)

@@ -255,22 +255,6 @@ def release_memory(model=None) -> None:
     torch.cuda.empty_cache()
 
 
-def has_bf16() -> bool:
-    """Whether the GPU multiplies in bf16; a T4 only emulates it."""
-    import torch
-
-    return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def half_on_cuda(device: Any) -> Any:
-    """A context that computes in half precision on a GPU; on a CPU it does nothing."""
-    import torch
-
-    cuda = device.type == "cuda"
-    dtype = torch.float16 if cuda and not has_bf16() else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=cuda)
-
-
 @contextlib.contextmanager
 def for_rollouts(model) -> Iterator[Any]:
     """A PEFT model in training made ready to generate; the same weights, mode and free memory come back after.

@@ -84,7 +84,7 @@ def lora_encoder(folder: Path, rank: int, four_bit: bool) -> Any:
     from transformers import AutoModelForTokenClassification, BitsAndBytesConfig
 
     cuda = torch.cuda.is_available()
-    half = torch.bfloat16 if cuda and unsloth.has_bf16() else torch.float16
+    half = torch.bfloat16 if cuda and classifier.has_bf16() else torch.float16
     quantised = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
