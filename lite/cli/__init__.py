@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lite.cli import infer, train  # noqa: F401, each adds its verbs to the app
+from lite.cli import infer, package, train  # noqa: F401, each adds its verbs to the app
 from lite.cli.options import app
 from lite.errors import LiteError, printable
 

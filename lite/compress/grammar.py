@@ -164,7 +164,7 @@ class Grammar(Pieces):
             if group.is_soft:
                 group.pause()
             is_run = role == "h" == self.roles[i - 1]
-            if not is_run or group.word is None or piece - group.word >= _CJK_WORD:
+            if not (is_run and group.word is not None and piece - group.word < _CJK_WORD):
                 group.word = piece
             group.near = group.series = group.operator = None
             group.is_bound = False

@@ -90,14 +90,15 @@ def _pair(item: Any) -> tuple[int, int] | None:
     if isinstance(item, dict):
         nested = [value for value in item.values() if isinstance(value, list) or _is_range(value)]
         item = nested[0] if len(nested) == 1 else list(item.values())
-    if _is_range(item) and (match := _RANGE.fullmatch(item)):
-        item = list(match.groups())
+    if isinstance(item, str) and (ends := _RANGE.fullmatch(item)):
+        item = list(ends.groups())
     if not isinstance(item, list):
         item = [item, item]
     numbers = [_number(value) for value in item if not isinstance(value, str) or _NUMERAL.fullmatch(value)]
-    if len(numbers) not in (1, 2) or numbers[0] is None or numbers[-1] is None:
+    if len(numbers) not in (1, 2):
         return None
-    return numbers[0], numbers[-1]
+    first, last = numbers[0], numbers[-1]
+    return None if first is None or last is None else (first, last)
 
 
 def _is_range(value: Any) -> bool:

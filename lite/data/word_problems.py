@@ -22,7 +22,6 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from lite.schema import Problem
 
@@ -141,9 +140,9 @@ def _story(rng: random.Random, kind: str) -> Task:
     name, other = rng.sample(NAMES, 2)
     items, big = rng.choice(ITEMS), kind == "big"
     start = n = rng.randint(100, 900) if big else rng.randint(5, 60)
-    steps: list[Any] = []
+    steps: list[Step] = []
     told: list[str] = []
-    used: set[Any] = set()
+    used: set[int] = set()
     num_steps = rng.choice((1, 1, 2)) if big else rng.randint(1, 3)
     with_days = num_steps > 2 or rng.random() < 0.6
     while len(steps) < num_steps:
@@ -192,9 +191,9 @@ def _plain(rng: random.Random, kind: str) -> Task:
 def _score(rng: random.Random) -> Task:
     name = rng.choice(NAMES)
     start = n = rng.randint(5, 40)
-    steps: list[Any] = []
+    steps: list[Step] = []
     told: list[str] = []
-    used: set[Any] = set()
+    used: set[int] = set()
     num_steps = rng.randint(4, 6)
     while len(steps) < num_steps:
         op, k = rng.choice("++-"), rng.randint(2, 19)

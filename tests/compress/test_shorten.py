@@ -14,7 +14,7 @@ from lite.compress.classifier import CompressorModel
 from lite.compress.compress import load, shorten, shorten_file
 from lite.compress.units import segment
 from lite.errors import LiteError
-from lite.eval.fidelity import num_cut
+from lite.eval.equations import num_cut
 from lite.train.encoders import tiny_encoder
 
 
