@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from fractions import Fraction
 
 from lite.grading.numerals import Token, cjk, compose
@@ -107,8 +108,9 @@ def _recurring(match: re.Match[str]) -> str:
     return rf" (\frac{{{value}}}{{{nines}}}) "
 
 
-def _scan(text: str):
-    place, spaced, plain_until = 0, False, []  # ends of text commands
+def _scan(text: str) -> Iterator[Token]:
+    place, spaced = 0, False
+    plain_until: list[int] = []  # ends of text commands
     last = ""  # what was found before
     while place < len(text):
         if plain_until and place >= plain_until[-1]:
@@ -138,6 +140,7 @@ def _scan(text: str):
             place, spaced = end, False
             continue
         match = _SCAN.match(text, place)
+        assert match  # its last choice is any character
         kind, found = match.lastgroup, match[0]
         place = match.end()
         if kind == "space":
@@ -182,7 +185,7 @@ def _scan(text: str):
         spaced = False
 
 
-def _command(found: str, spaced: bool):
+def _command(found: str, spaced: bool) -> Iterator[Token]:
     name = _SPELT.get(found[1:], found[1:])
     if found in _SYMBOLS:
         yield Token("op", _SYMBOLS[found], spaced)
@@ -208,7 +211,7 @@ def _is_product(run: str, spaced: bool, before: str) -> bool:
     return not (after_number and spaced and set(run.lower()) & set("aeiou"))
 
 
-def _word(found: str, spaced: bool, in_text: bool, before: str):
+def _word(found: str, spaced: bool, in_text: bool, before: str) -> Iterator[Token]:
     """A run of letters: a function, a number word, a word, or a product of variables."""
     low = found.lower()
     name = _SPELT.get(low, low)

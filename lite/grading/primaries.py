@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from fractions import Fraction
 
 from lite.grading.lexer import FUNCTIONS, Token
@@ -44,8 +45,23 @@ class Cursor:
             raise ValueError(f"no {value}")
 
 
-class Primaries(Cursor):
-    """Reads a primary. Who inherits it reads sums, and items with their units: `sum`, `item`, `power`, `signed_power`."""
+class Primaries(Cursor, ABC):
+    """Reads a primary. Who inherits it reads sums, and items with their units."""
+
+    @abstractmethod
+    def sum(self) -> Node: ...
+
+    @abstractmethod
+    def item(self) -> Node: ...
+
+    @abstractmethod
+    def power(self) -> Node: ...
+
+    @abstractmethod
+    def signed_power(self) -> Node: ...
+
+    @abstractmethod
+    def starts_factor(self) -> bool: ...
 
     def primary(self) -> Node:
         token = self.next
