@@ -1,6 +1,6 @@
 """Write docs/cli.md from the commands and docs/recipe-reference.md from the recipe's dataclasses.
 
-    python docs/generate.py            # a test compares the pages with what this writes
+python docs/generate.py            # a test compares the pages with what this writes
 """
 
 from __future__ import annotations
@@ -44,9 +44,13 @@ def command_page(name: str, command: Any) -> str:
     if arguments or options:
         text += "\n| name | meaning | default |\n|---|---|---|\n"
     for param in arguments:
-        text += row(f"`{param.metavar or param.name.upper()}`", param.help, "required" if param.required else "")
+        text += row(
+            f"`{param.metavar or param.name.upper()}`", param.help, "required" if param.required else ""
+        )
     for param in options:
-        label = f"{', '.join(param.opts)} {'' if param.is_flag else param.metavar or param.name.upper()}".strip()
+        label = (
+            f"{', '.join(param.opts)} {'' if param.is_flag else param.metavar or param.name.upper()}".strip()
+        )
         plain = not isinstance(param.default, (bool, type(None), list, tuple)) and not callable(param.default)
         default = "required" if param.required else f"`{param.default}`" if plain else ""
         text += row(f"`{label}`", param.help, default)
@@ -61,8 +65,14 @@ def cli_page() -> str:
 def comments(cls: str) -> dict[str, str]:
     """The comments beside the fields of a dataclass in the source of lite.config.sections."""
     source = Path(sections.__file__).read_text(encoding="utf-8")
-    body = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == cls).body
-    marks = [token for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT]
+    body = next(
+        node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == cls
+    ).body
+    marks = [
+        token
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type == tokenize.COMMENT
+    ]
     return {
         field.target.id: " ".join(
             mark.string.strip("# ") for mark in marks if field.lineno <= mark.start[0] <= field.end_lineno
@@ -104,7 +114,9 @@ def section_page(title: str, cls: str, schema: dict[str, Any]) -> str:
     text += "| key | values | default | meaning |\n|---|---|---|---|\n"
     for key, field in schema["properties"].items():
         if "$ref" not in field:
-            text += row(f"`{key}`", values(field, hints[key]), shown(field.get("default")), notes.get(key, ""))
+            text += row(
+                f"`{key}`", values(field, hints[key]), shown(field.get("default")), notes.get(key, "")
+            )
     return text
 
 
@@ -118,7 +130,7 @@ def recipe_page() -> str:
     parts.append(section_page("A source of problems", "Source", schema["$defs"]["Source"]))
     start = (
         "A recipe is a YAML file with one section per stage. A key that is not in the file keeps the default below;"
-        " `--set section.key=value` overrides any of them. \"NF\" marks coefficients that the paper does not publish."
+        ' `--set section.key=value` overrides any of them. "NF" marks coefficients that the paper does not publish.'
     )
     return f"# Recipe reference\n\n{NOTE}\n{start}\n\n" + "\n".join(parts)
 

@@ -17,7 +17,9 @@ from lite.cli import app
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))
+}
 PAGES |= {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CHANGELOG.md")}
 README = PAGES["README.md"]
 HISTORY = ("docs/log.md", "CHANGELOG.md")  # what they tell of may be gone
@@ -25,7 +27,12 @@ BLOCKS = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
 
 def blocks(language: str, pages: dict[str, str] = PAGES) -> list[tuple[str, str]]:
-    return [(name, body) for name, text in pages.items() for kind, body in BLOCKS.findall(text) if kind == language]
+    return [
+        (name, body)
+        for name, text in pages.items()
+        for kind, body in BLOCKS.findall(text)
+        if kind == language
+    ]
 
 
 def commands() -> list[str]:
@@ -35,10 +42,14 @@ def commands() -> list[str]:
         span
         for name, text in PAGES.items()
         if name not in HISTORY
-        for span in re.findall(r"`((?:[A-Z_]+=\S+ )?(?:uv run )?lite [a-z]+ [^`]+)`", BLOCKS.sub("", text), re.DOTALL)
+        for span in re.findall(
+            r"`((?:[A-Z_]+=\S+ )?(?:uv run )?lite [a-z]+ [^`]+)`", BLOCKS.sub("", text), re.DOTALL
+        )
     ]
     plain = [line.split(" #")[0].split(" >")[0].split(" |")[0].strip().replace("\n", " ") for line in lines]
-    found = [match[1] for line in plain if (match := re.match(r"(?:[A-Z_]+=\S+ )?(?:uv run )?(lite .*)", line))]
+    found = [
+        match[1] for line in plain if (match := re.match(r"(?:[A-Z_]+=\S+ )?(?:uv run )?(lite .*)", line))
+    ]
     return sorted({line for line in found if "..." not in line})
 
 

@@ -1,6 +1,6 @@
 """One question at two ratios, as a terminal picture (SVG) of what `lite ask` really printed.
 
-    python recipes/bench/recording.py MODEL.gguf "QUESTION" --out docs/images/recording.svg
+python recipes/bench/recording.py MODEL.gguf "QUESTION" --out docs/images/recording.svg
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def ask(model: str, question: str, ratio: str) -> dict:
 def draw(console: Console, model: str, question: str, replies: dict[str, dict]) -> None:
     """Print the commands and their replies, thinking dimmed; `replies` maps ratios to JSON replies."""
     for ratio, reply in replies.items():
-        console.print(Text(f"$ {shlex.join(['lite', 'ask', model, question, '--ratio', ratio])}", "bold cyan"))
+        console.print(
+            Text(f"$ {shlex.join(['lite', 'ask', model, question, '--ratio', ratio])}", "bold cyan")
+        )
         console.print(Text(reply["think"].strip(), "dim"))
         console.print(Text(reply["visible"].strip(), "bold"))
         console.print(Text(f"[{ratio}: {reply['think_tokens']} think tokens]\n", "green"))
@@ -47,7 +49,9 @@ def main() -> None:
     replies = {ratio: ask(options.model, options.question, ratio) for ratio in RATIOS}
     draw(console, options.model, options.question, replies)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(console.export_svg(title="the same question, two settings of the dial"), encoding="utf-8")
+    options.out.write_text(
+        console.export_svg(title="the same question, two settings of the dial"), encoding="utf-8"
+    )
     print({ratio: (reply["think_tokens"], reply["visible"].strip()) for ratio, reply in replies.items()})
 
 
