@@ -125,7 +125,7 @@ def test_what_a_model_writes_is_never_html(browser):
         page.goto(server.url)
         page.wait_for_selector(".card")
         page.fill("#question", "What is 12 + 5?")
-    page.click("#ask")
+        page.click("#ask")
         playwright.expect(page.locator(DONE)).to_have_count(3)
         assert page.locator(".think").first.text_content() == 5 * hostile
         assert page.locator("main img, main script").count() == 0 and page.title() == "Extra-CoT Lite"
@@ -139,7 +139,7 @@ def test_a_key_is_asked_for(browser):
         playwright.expect(page.locator("#model")).to_have_text("This server wants an API key.")
         page.fill("#key", "secret")
         page.fill("#question", "What is 12 + 5?")
-    page.click("#ask")
+        page.click("#ask")
         playwright.expect(page.locator(DONE)).to_have_count(3)
         assert "secret" not in page.evaluate(
             "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])"
@@ -156,7 +156,7 @@ def test_a_model_without_a_dial(browser):
         playwright.expect(page.locator(".card")).to_have_count(1)
         assert page.locator("input[type=range]:visible").count() == 0
         page.fill("#question", "What is 12 + 5?")
-    page.click("#ask")
+        page.click("#ask")
         playwright.expect(page.locator(DONE)).to_have_count(1)
         assert engine.asks[0].mode is None
         page.close()
