@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -514,6 +516,25 @@ def test_chat(lite, gguf, monkeypatch, tmp_path):
     )
     if len(messages) > 1:
         assert messages[1] == {"role": "user", "content": "one\ntwo\nthree"}
+
+
+def test_a_paste_of_several_lines_into_chat_is_one_question(gguf, tmp_path):
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "lite", "chat", gguf, "--max-tokens", "8"]
+    env = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": terminal, "stdout": terminal, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=tmp_path, env=env) as chat:
+        os.close(terminal)
+        shown = b""
+        while b"\x1b[?2004h" not in shown:  # the terminal is asked to mark what is pasted
+            shown += os.read(master, 1000)
+        os.write(master, b"\x1b[200~one\rtwo\rthree\x1b[201~\r/exit\r")
+        with contextlib.suppress(OSError):  # the other side has closed
+            while os.read(master, 1000):
+                pass
+        told = chat.stderr.read()
+    os.close(master)
+    assert chat.returncode == 0 and told.count("ended by the token limit") == 1
 
 
 def test_bench(lite, gguf):
