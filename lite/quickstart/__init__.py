@@ -16,9 +16,14 @@ ABOUT = (
 NEXT = "lite chat Qwen/Qwen3-0.6B-GGUF:Q8_0"  # a real model, without a dial
 
 
+def is_one(name: str) -> bool:
+    """Whether a GGUF of this name is the packaged one, or another that `lite quickstart` made."""
+    return name.startswith("quickstart-")
+
+
 def about(model: Path) -> str:
     """What the quickstart's model can do, with examples and where to go on; empty for any other GGUF."""
-    if not model.name.startswith("quickstart-"):
+    if not is_one(model.name):
         return ""
     tries = "\n".join(f"  {example}" for example in EXAMPLES)
     return (
