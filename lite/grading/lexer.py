@@ -175,8 +175,6 @@ def _scan(text: str):
             place = end
         elif found.isalpha():
             yield Token("name", found, spaced)
-        elif found in "€¥₹¢":
-            yield Token("op", found, spaced)
         else:
             yield Token("op", found, spaced)
         spaced = False
