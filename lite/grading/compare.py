@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 from lite.grading.forms import (
     FLIPPED,
@@ -51,15 +52,15 @@ def _spelling(answer: str) -> str:
 
 def _is_word(key: str | None) -> bool:
     """Whether letters are a word and no product of variables."""
-    return bool(key) and (len(key) > 3 or bool(set(key) & set("eiou" if len(key) < 3 else "aeiou")))
+    return key is not None and (len(key) > 3 or bool(set(key) & set("eiou" if len(key) < 3 else "aeiou")))
 
 
 def _options(answer: str, other: str) -> str:
     """The option letters that an answer gives, sorted, where the other side is option letters, too."""
     keys = [text_key(side.replace("\\text{and}", ",").replace(" and ", ",")) for side in (answer, other)]
-    if not all(keys):
+    letters = ["".join(key.split()) for key in keys if key]
+    if len(letters) < 2:
         return ""
-    letters = ["".join(key.split()) for key in keys]
     upper = all(
         c.isupper()
         for side in (answer, other)
@@ -117,10 +118,10 @@ class _Comparison:
             brackets = [(node[1].replace("⟨", "("), node[2].replace("⟩", ")")) for node in (one, other)]
             return brackets[0] == brackets[1] and self.each(one[3], other[3])
         if "matrix" in kinds:
-            return kinds[0] == kinds[1] and self.each(
-                *([("list", [*row, ("name", "row")]) for row in node[1]] for node in (one, other)),
-                same=self.row,
-            )
+            if kinds[0] != kinds[1]:
+                return False
+            ours, theirs = ([("list", [*row, ("name", "row")]) for row in node[1]] for node in (one, other))
+            return self.each(ours, theirs, same=self.row)
         if "ratio" in kinds:
             return kinds[0] == kinds[1] and self.each(one[1], other[1])
         if "based" in kinds:
@@ -243,7 +244,7 @@ class _Comparison:
         return bool(a and b) and all(_close(a * d, c * b) for c, d in zip(more, others, strict=True))
 
 
-def _close(one: object, other: object) -> bool:
+def _close(one: Any, other: Any) -> bool:
     if isinstance(one, Fraction) and isinstance(other, Fraction):
         return one == other
     import mpmath

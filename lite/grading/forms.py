@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 from lite.grading.parser import Node
 from lite.grading.values import names_in
@@ -35,7 +36,7 @@ def has_sign(node: Node) -> bool:
     )
 
 
-def _with_sign(node: object, plus: bool) -> object:
+def _with_sign(node: Any, plus: bool) -> Any:
     if not isinstance(node, tuple):
         return node
     if node[0] in ("±", "∓"):

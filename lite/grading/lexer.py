@@ -108,7 +108,8 @@ def _recurring(match: re.Match[str]) -> str:
 
 
 def _scan(text: str):
-    place, spaced, plain_until = 0, False, []  # ends of text commands
+    place, spaced = 0, False
+    plain_until: list[int] = []  # ends of text commands
     last = ""  # what was found before
     while place < len(text):
         if plain_until and place >= plain_until[-1]:
@@ -138,6 +139,7 @@ def _scan(text: str):
             place, spaced = end, False
             continue
         match = _SCAN.match(text, place)
+        assert match is not None  # its last branch takes any character
         kind, found = match.lastgroup, match[0]
         place = match.end()
         if kind == "space":

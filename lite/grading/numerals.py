@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from lite.grading.words import CJK_SCALES, SCALES, cjk_number
 
@@ -14,17 +16,17 @@ class Token:
     space stands before it. `digits`: a number as it is written; "" for words."""
 
     kind: str
-    value: object
+    value: Any
     spaced: bool = False
     digits: str = ""
 
 
-def cjk(run: str, spaced: bool, after_number: bool):
+def cjk(run: str, spaced: bool, after_number: bool) -> Iterator[Token]:
     """Chinese: numerals and their multipliers are numbers, the rest words."""
     while run:
         size = next((n for n in range(min(len(run), 16), 0, -1) if cjk_number(run[:n]) is not None), 0)
         if size and not (after_number and run[0] in CJK_SCALES):
-            yield Token("num", Fraction(cjk_number(run[:size])), spaced, "")
+            yield Token("num", Fraction(cjk_number(run[:size]) or 0), spaced, "")
             run, spaced, after_number = run[size:], False, True
         elif run[0] in CJK_SCALES and run[:2] not in ("千克", "千米", "千瓦", "百分"):
             yield Token("scale", run[0], spaced)
@@ -68,7 +70,8 @@ def _scale(name: str) -> Fraction:
 
 def _spoken(tokens: list[Token], place: int) -> tuple[Fraction | None, int]:
     """The number whose words begin at a place, and where they end."""
-    total, current, first = Fraction(0), None, place
+    total, first = Fraction(0), place
+    current: Fraction | None = None
     while place < len(tokens):
         token = tokens[place]
         if token.kind == "small":

@@ -68,7 +68,8 @@ class _Parser(Primaries):
 
     def lead(self) -> tuple | None:
         """Pass the words before a value; give the unit that they name."""
-        unit, words = None, []
+        unit = None
+        words: list[str] = []
         while (
             self.next.kind == "word"
             or self.sees("$", "€", "£", "¥", "₹")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 from lite.grading.lexer import FUNCTIONS, Token
@@ -46,6 +47,12 @@ class Cursor:
 
 class Primaries(Cursor):
     """Reads a primary. Who inherits it reads sums, and items with their units: `sum`, `item`, `power`, `signed_power`."""
+
+    sum: Callable[[], Node]
+    item: Callable[[], Node]
+    power: Callable[[], Node]
+    signed_power: Callable[[], Node]
+    starts_factor: Callable[[], bool]
 
     def primary(self) -> Node:
         token = self.next
@@ -217,7 +224,8 @@ class Primaries(Cursor):
         return self.primary()
 
     def environment(self, name: str) -> Node:
-        rows, cells = [], []
+        rows: list[list[Node]] = []
+        cells: list[Node] = []
         matrix = name.endswith(("matrix", "array"))
         if not matrix:
             self.tokens = [token for token in self.tokens if token.value != "&"]
