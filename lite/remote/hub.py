@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
 
 import httpx
 
@@ -26,20 +24,3 @@ def _answers(url: str) -> bool:
     except httpx.HTTPError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def without_waiting() -> Iterator[None]:
-    """Let `datasets` look into its cache only, where the Hub cannot be reached."""
-    import datasets
-    from huggingface_hub import constants
-
-    before = [(module, module.HF_HUB_OFFLINE) for module in (datasets.config, constants)]
-    offline = not is_reachable()
-    try:
-        for module, _ in before:
-            module.HF_HUB_OFFLINE = offline  # type: ignore[attr-defined]
-        yield
-    finally:
-        for module, value in before:
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
