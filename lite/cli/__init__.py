@@ -6,11 +6,11 @@ import errno
 import os
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lite.cli import infer, train  # noqa: F401, each adds its verbs to the app
+from lite.cli import infer, package, train  # noqa: F401, each adds its verbs to the app
 from lite.cli.options import app
 from lite.errors import LiteError, printable
 
@@ -46,7 +46,7 @@ def _top(
 
 
 LONGEST = 2000  # characters of a message
-UsageError = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
+UsageError: Any = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
 
 
 def _fail(message: str) -> None:

@@ -1,4 +1,4 @@
-"""Verbs on a GGUF: ask, chat, eval, bench, serve, export, verify. No torch but for export and verify --against."""
+"""Verbs that run a GGUF: ask, chat, eval, bench, serve. None needs torch."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ import typer
 
 from lite import quickstart
 from lite.cli.options import (
-    TRAIN,
     USE,
+    BudgetOption,
+    EffortOption,
     EndpointOption,
+    InstructionOption,
+    LeanOption,
+    MaxTokensOption,
     ModelArgument,
+    NoThinkOption,
     NumOption,
+    RatioOption,
     SeedOption,
+    SystemOption,
+    TemperatureOption,
     app,
     dial_of,
     examples,
@@ -23,53 +31,6 @@ from lite.cli.options import (
 )
 from lite.errors import LiteError
 from lite.tokens import MODES, mode_of
-
-RatioOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ratio",
-        help="How much of its thinking the model does: 0.2, 0.4, 0.6, 0.8 or 1.0 (20 is 0.2, too); auto or policy:"
-        " the model chooses; base: for a GGUF without a dial. Default: auto, or what --budget picks.",
-    ),
-]
-EffortOption = Annotated[
-    str | None, typer.Option("--effort", help="In place of a ratio: low (0.2), medium (0.6), high (1.0).")
-]
-BudgetOption = Annotated[
-    int | None,
-    typer.Option(
-        "--budget",
-        min=0,
-        metavar="N",
-        help="Think in N tokens at most, then answer. Without a ratio it picks the largest whose thinking fits in nine"
-        " of ten replies (`lite verify` shows the lengths). Thinking that is cut short costs accuracy.",
-    ),
-]
-LeanOption = Annotated[
-    float,
-    typer.Option(
-        "--lean",
-        help="In policy mode: add X to the log-odds of each ratio per step up the ladder; above 0 it thinks more.",
-    ),
-]
-InstructionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--instruction",
-        metavar="TEXT",
-        help="Put this line before the question. Default: the one that a dial was trained with, none without a dial.",
-    ),
-]
-SystemOption = Annotated[
-    str | None, typer.Option("--system", metavar="TEXT", help="A system turn before all.")
-]
-TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, help="0: greedy.")]
-NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
-NAMES = {
-    "tied": "input and output rows tied",
-    "think_tokens_p90": "think tokens, 9 of 10 below",
-}  # in `lite verify`
-MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
 
 
 @app.command(
@@ -232,7 +193,7 @@ def evaluate_gguf(
     leans = [f"{LEAN}{part.strip()}" for part in lean.split(",") if part.strip()] if lean is not None else []
     modes: list[str | None] = [None] if budget is not None else [*MODES]
     if ratios is not None or leans:
-        modes = modes_of([*(ratios.split(",") if ratios else []), *leans], mode_of)
+        modes = [*modes_of([*(ratios.split(",") if ratios else []), *leans], mode_of)]
     if not modes:
         raise LiteError("--ratios is empty; give some of " + ", ".join(MODES))
     if temperature is None:
@@ -324,72 +285,3 @@ def serve(
         instruction=instruction,
         lean=lean,
     )
-
-
-@app.command(
-    rich_help_panel=TRAIN, epilog=examples("lite export runs/quickstart --out export --quant q8_0,q4_k_m")
-)
-def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|FOLDER", help="A run folder, a Hugging Face folder, or a base for --adapter."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")],
-    quant: Annotated[
-        str,
-        typer.Option(
-            "--quant",
-            help="Parted by commas: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0. One conversion.",
-        ),
-    ] = "q8_0",
-    adapter: Annotated[
-        Path | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to merge into the base.")
-    ] = None,
-    llama_cpp: Annotated[
-        Path | None,
-        typer.Option(
-            "--llama-cpp",
-            metavar="DIR",
-            help="A llama.cpp checkout, whose converter takes what is neither Llama, Qwen2 nor Qwen3.",
-        ),
-    ] = None,
-) -> None:
-    """Write GGUFs that carry their dial. With a model card, Ollama's Modelfiles and checksums."""
-    from export.pack import pack, quants_of
-
-    for path in pack(source, quants_of(quant), out, adapter=adapter, checkout=llama_cpp):
-        typer.echo(str(path))
-
-
-@app.command(
-    rich_help_panel=USE, epilog=examples("lite verify quickstart", "lite verify MODEL.gguf --against FOLDER")
-)
-def verify(
-    model: ModelArgument,
-    against: Annotated[
-        Path | None,
-        typer.Option("--against", metavar="FOLDER", help="The Hugging Face folder it was made from."),
-    ] = None,
-) -> None:
-    """Check that a GGUF is whole and right. Against a folder: the same tokens, logits and greedy text."""
-    from export.verify import printable
-    from export.verify import verify as verify_gguf
-
-    found = verify_gguf(model, against)
-    template = found.pop("foreign_template", None)
-    for key, value in found.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{number:.0f} at {name}" for name, number in value.items())
-        elif isinstance(value, bool):
-            value = "yes" if value else "no"
-        elif isinstance(value, list):
-            value = ", ".join(map(str, value))
-        typer.echo(printable(f"{NAMES.get(key, key.replace('_', ' ')):<28} {value}"))
-    if template is not None:
-        typer.echo("Its chat template is not ours. It is shown here, and was not rendered:")
-        typer.echo(printable("\n".join(f"  | {line}" for line in template.split("\n"))))
-    if about := quickstart.about(model):
-        typer.echo(about)
-    typer.echo("sound" if against is None else "sound, and the same model")

@@ -33,7 +33,7 @@ class Verbs(TyperGroup):
                     [
                         (name, command.get_short_help_str(width))
                         for name, command in verbs
-                        if command.rich_help_panel == heading
+                        if getattr(command, "rich_help_panel", None) == heading
                     ]
                 )
 
@@ -99,6 +99,48 @@ EndpointOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Decides which problems.")]
+RatioOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ratio",
+        help="How much of its thinking the model does: 0.2, 0.4, 0.6, 0.8 or 1.0 (20 is 0.2, too); auto or policy:"
+        " the model chooses; base: for a GGUF without a dial. Default: auto, or what --budget picks.",
+    ),
+]
+EffortOption = Annotated[
+    str | None, typer.Option("--effort", help="In place of a ratio: low (0.2), medium (0.6), high (1.0).")
+]
+BudgetOption = Annotated[
+    int | None,
+    typer.Option(
+        "--budget",
+        min=0,
+        metavar="N",
+        help="Think in N tokens at most, then answer. Without a ratio it picks the largest whose thinking fits in nine"
+        " of ten replies (`lite verify` shows the lengths). Thinking that is cut short costs accuracy.",
+    ),
+]
+LeanOption = Annotated[
+    float,
+    typer.Option(
+        "--lean",
+        help="In policy mode: add X to the log-odds of each ratio per step up the ladder; above 0 it thinks more.",
+    ),
+]
+InstructionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--instruction",
+        metavar="TEXT",
+        help="Put this line before the question. Default: the one that a dial was trained with, none without a dial.",
+    ),
+]
+SystemOption = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="A system turn before all.")
+]
+TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, help="0: greedy.")]
+NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
 
 
 def ratios_of(text: str) -> list[float]:

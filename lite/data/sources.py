@@ -204,15 +204,16 @@ def _without_waiting() -> Iterator[None]:
     import datasets
     from huggingface_hub import constants
 
-    before = [(module, module.HF_HUB_OFFLINE) for module in (datasets.config, constants)]
+    modules: list[Any] = [datasets.config, constants]
+    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
     offline = not hub.is_reachable()
     try:
         for module, _ in before:
-            module.HF_HUB_OFFLINE = offline  # type: ignore[attr-defined]
+            module.HF_HUB_OFFLINE = offline
         yield
     finally:
         for module, value in before:
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
+            module.HF_HUB_OFFLINE = value
 
 
 def _hub(name: str, repository: str, config: str, split: str) -> _HubRows:

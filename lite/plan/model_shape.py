@@ -157,7 +157,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(length)) if length < 100_000_000 else None
+            header: Any = json.loads(handle.read(length)) if length < 100_000_000 else None
         return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
     except (struct.error, ValueError, AttributeError, RecursionError):
         raise LiteError(f"{path}: not a safetensors file; get the model's weights again") from None

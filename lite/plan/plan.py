@@ -166,8 +166,9 @@ def plan(recipe: Recipe, folder: Path, card: str | None = None) -> bool:
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     console.print(_describe(recipe.model, shape))
-    for row in rows if tokenizer else ():
-        console.print("\n" + render(tokenizer, row))
+    if tokenizer is not None:
+        for row in rows:
+            console.print("\n" + render(tokenizer, row))
     for note in notes:
         console.print("\n" + note)
     console.print(f"\nexpected on {machine.name} ({'bf16' if machine.bf16 else 'fp32'})")

@@ -18,10 +18,10 @@ from tiny_gguf import write_tiny_gguf
 from typer.main import get_command
 
 from lite import cli, pipeline, quickstart
-from lite.cli.options import app, mode_of, question_of, ratios_of
+from lite.cli.options import app, question_of, ratios_of
 from lite.errors import printable
 from lite.infer.chat import HELP
-from lite.tokens import MODES
+from lite.tokens import MODES, mode_of
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +51,12 @@ KNOWN = "the model knows 0.2, 0.4, 0.6, 0.8, 1.0 and auto"
             ("train", "quickstart", "--set", "sft.epoch=3"),
             "unknown recipe key sft.epoch; did you mean sft.epochs?",
         ),
-        (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': expected int, got str"),
+        (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': must be a valid integer"),
         (("train", "quickstart", "--set", "sft.rank"), "--set sft.rank: expected key=value"),
         (("train", "tiny_reasonr.py"), "no packaged recipe 'tiny_reasonr.py'; there are quickstart.yaml"),
         (
             ("train", "quickstart", "--set", "probe.min_success=1.5"),
-            "probe.min_success = 1.5: must lie in (0, 1]",
+            "probe.min_success = 1.5: must be at most 1",
         ),
         (
             ("train", "quickstart", "--stage", "sfx"),
@@ -209,7 +209,7 @@ def test_problems_prints_jsonl(lite):
     code, out, _ = lite("problems", "quickstart", "--num", "7", "--seed", "99")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(rows) == 7
-    assert all([*row] == ["id", "question", "answer", "cot", "data_set"] for row in rows)
+    assert all([*row] == ["id", "question", "answer", "cot", "data_set", "kind", "needed"] for row in rows)
     assert rows[0]["id"] == "quickstart-99-0"
 
 

@@ -10,7 +10,8 @@ import pytest
 from lite.compress.classifier import CompressorModel
 from lite.errors import LiteError
 from lite.eval import fidelity
-from lite.eval.fidelity import Equation, Judge, Judged, equations, measure, num_cut
+from lite.eval.equations import Equation, equations, num_cut
+from lite.eval.fidelity import Judge, Judged, measure
 from lite.schema import Problem
 from lite.train.encoders import tiny_encoder
 

@@ -65,7 +65,7 @@ def test_the_verb(lite, tmp_path):
     code, out, err = lite("plan", "quickstart", "--card", "cpu", "--set", "sft.batch_size=3")
     assert code == 0 and err == ""
     assert "  batch_size: 3\n" in lite("recipes", "show", "quickstart", "--set", "sft.batch_size=3")[1]
-    assert "quickstart: 0.9 M parameters; 4 layers of 128" in out
+    assert "quickstart: 1.0 M parameters; 4 layers of 128" in out
     assert out.count("with a loss (lines with >)") == 2 and "> <COMP_100>" in out
     for name in READS:
         assert f"│ {name} " in out
