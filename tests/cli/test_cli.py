@@ -579,3 +579,19 @@ def test_quickstart_is_the_packaged_model_unless_there_is_such_a_file(lite, tmp_
     (tmp_path / "quickstart").write_text("mine")
     code, _, err = lite("verify", "quickstart")
     assert code == 2 and "quickstart" in err
+
+
+def test_the_verdict_of_the_quickstart():
+    rows = {
+        mode: {"think_tokens": tokens, "accuracy": right}
+        for mode, tokens, right in (
+            ("base", 200, 0.9),
+            ("0.2", 34.9, 0.995),
+            ("1.0", 178.4, 1.0),
+            ("policy", 36.8, 0.99),
+        )
+    }
+    assert verdict(rows) == (
+        "The dial: at 0.2 35 think tokens and 99.5% right, at policy 37 think tokens and 99.0% right;"
+        " at 1.0 178 and 100.0%."
+    )
