@@ -43,7 +43,7 @@ KNOWN = "the model knows 0.2, 0.4, 0.6, 0.8, 1.0 and auto"
         (("train", "nix.yaml"), "no packaged recipe 'nix.yaml'; there are quickstart.yaml, qwen3-0.6b"),
         (
             ("plan", "qwen3"),
-            "did you mean qwen3-0.6b-8gb.yaml or qwen3-1.7b-24gb.yaml or qwen3-4b-24gb.yaml?",
+            "did you mean qwen3-0.6b-8gb.yaml or qwen3-0.6b-t4.yaml or ",
         ),
         (("train", "some/nix.yaml"), "some/nix.yaml: no such recipe"),
         (("train", "folder"), "no packaged recipe 'folder'"),
