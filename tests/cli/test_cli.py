@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from lite import cli, pipeline, quickstart
 from lite.cli.options import app, question_of, ratios_of
+from lite.cli.train import verdict
 from lite.errors import printable
 from lite.infer.chat import HELP
 from lite.tokens import MODES, mode_of
