@@ -131,7 +131,7 @@ def compress(
     ],
     model: Annotated[Path, typer.Option("--model", metavar="DIR", help="A compressor's folder, or a run's.")],
     ratio: Annotated[
-        str, typer.Option("--ratio", help="One or several in (0, 1], parted by commas.")
+        str, typer.Option("--ratio", help="One or several in (0, 1], separated by commas.")
     ] = "0.2,0.4,0.6,0.8",
     tokenizer: Annotated[
         str | None,
@@ -179,7 +179,7 @@ def fidelity(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where fidelity.json and .md go.")],
     ratio: Annotated[
-        str, typer.Option("--ratio", help="One or several in (0, 1), parted by commas.")
+        str, typer.Option("--ratio", help="One or several in (0, 1), separated by commas.")
     ] = "0.2,0.4,0.6",
     num: NumOption = None,
     seed: SeedOption = 0,

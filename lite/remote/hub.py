@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
-from collections.abc import Iterator
-from typing import Any
 
 import httpx
 
@@ -27,21 +24,3 @@ def _answers(url: str) -> bool:
     except httpx.HTTPError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def without_waiting() -> Iterator[None]:
-    """Let `datasets` look into its cache only, where the Hub cannot be reached."""
-    import datasets
-    from huggingface_hub import constants
-
-    modules: list[Any] = [datasets.config, constants]
-    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
-    offline = not is_reachable()
-    try:
-        for module, _ in before:
-            module.HF_HUB_OFFLINE = offline
-        yield
-    finally:
-        for module, value in before:
-            module.HF_HUB_OFFLINE = value

@@ -19,6 +19,7 @@ from typer.main import get_command
 
 from lite import cli, pipeline, quickstart
 from lite.cli.options import app, question_of, ratios_of
+from lite.cli.train import verdict
 from lite.errors import printable
 from lite.infer.chat import HELP
 from lite.tokens import MODES, mode_of
@@ -43,7 +44,7 @@ KNOWN = "the model knows 0.2, 0.4, 0.6, 0.8, 1.0 and auto"
         (("train", "nix.yaml"), "no packaged recipe 'nix.yaml'; there are quickstart.yaml, qwen3-0.6b"),
         (
             ("plan", "qwen3"),
-            "did you mean qwen3-0.6b-8gb.yaml or qwen3-1.7b-24gb.yaml or qwen3-4b-24gb.yaml?",
+            "did you mean qwen3-0.6b-8gb.yaml or qwen3-0.6b-t4.yaml or ",
         ),
         (("train", "some/nix.yaml"), "some/nix.yaml: no such recipe"),
         (("train", "folder"), "no packaged recipe 'folder'"),
@@ -579,3 +580,19 @@ def test_quickstart_is_the_packaged_model_unless_there_is_such_a_file(lite, tmp_
     (tmp_path / "quickstart").write_text("mine")
     code, _, err = lite("verify", "quickstart")
     assert code == 2 and "quickstart" in err
+
+
+def test_the_verdict_of_the_quickstart():
+    rows = {
+        mode: {"think_tokens": tokens, "accuracy": right}
+        for mode, tokens, right in (
+            ("base", 200, 0.9),
+            ("0.2", 34.9, 0.995),
+            ("1.0", 178.4, 1.0),
+            ("policy", 36.8, 0.99),
+        )
+    }
+    assert verdict(rows) == (
+        "The dial: at 0.2 35 think tokens and 99.5% right, at policy 37 think tokens and 99.0% right;"
+        " at 1.0 178 and 100.0%."
+    )

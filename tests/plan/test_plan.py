@@ -153,5 +153,6 @@ def test_the_hub_is_asked_for_a_few_seconds_only(monkeypatch):
         raise httpx.ConnectTimeout("no route")
 
     monkeypatch.setattr(httpx, "head", away)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
     assert not hub.is_reachable() and not hub.is_reachable() and asked == [4.0]
