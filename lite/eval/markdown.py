@@ -29,19 +29,19 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "| mode | accuracy (95 %) | think tokens (95 %) | visible | all tokens | markers | realised ratio | seconds"
-        " | unclosed |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    ratios = any(row["act_ratio"] is not None for row in rows)
+    names = ["mode", "accuracy (95 %)", "think tokens (95 %)", "visible", "all tokens", "markers"]
+    names += [*(["realised ratio"] if ratios else []), "seconds", "unclosed"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
         low, high = row["accuracy_ci95"]
         few, many = row["think_tokens_ci95"]
         ratio = "" if row["act_ratio"] is None else f"{row['act_ratio']:.2f}"
+        ratio = f"| {ratio} " if ratios else ""
         lines.append(
             f"| {row['mode']} | {row['accuracy']:.1%} ({low:.1%} to {high:.1%}) "
             f"| {row['think_tokens']:.1f} ({few:.1f} to {many:.1f}) | {row['visible_tokens']:.1f} "
-            f"| {row['total_tokens']:.1f} | {row['markers']} | {ratio} | {row['seconds_per_problem']:.3f} | {row['unclosed_think']} |"
+            f"| {row['total_tokens']:.1f} | {row['markers']} {ratio}| {row['seconds_per_problem']:.3f} | {row['unclosed_think']} |"
         )
     return lines
 
