@@ -120,5 +120,5 @@ def test_the_verb(lite, reasoner, tokenizer, tmp_path):
         "rules",
         "whole",
     ]
-    code, _, err = lite("fidelity", *arguments[:2], *arguments[2:], "--ratio", "2")
-    assert code == 2 and "ratio 2: must lie in (0, 1]" in err
+    code, _, err = lite("fidelity", *arguments[:2], *arguments[2:], "--ratio", "200")
+    assert code == 2 and "ratio 200: must lie in (0, 1]" in err

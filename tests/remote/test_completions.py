@@ -150,9 +150,9 @@ def test_the_verb(url, path, tmp_path, lite):
     )
     code, out, _ = lite(*command, "--endpoint", url)
     assert code == 0 and "| 0.2 |" in out
-    code, _, err = lite(*command, "--endpoint", "http://127.0.0.1:9")
+    code, _, err = lite(*command, "--endpoint", "http://127.0.0.1:9", "--overwrite")
     assert code == 2 and "nothing answers" in err
-    code, _, err = lite(*command, "--endpoint", "nowhere")
+    code, _, err = lite(*command, "--endpoint", "nowhere", "--overwrite")
     assert code == 2 and "give one such as" in err
     code, _, err = lite("train", "quickstart", "--endpoint", url)
     assert code == 2 and "add --stage with one of traces, annotate, probe, evaluate" in err
