@@ -301,9 +301,7 @@ def chrpo(model: str, hold) -> None:
         seconds = timed(trainer)
         phases[-1] |= {f"update_{name}": peak for name, peak in memory().items()}
     weights = terms.weights(shape, True, card.width)
-    update, _ = terms.training(
-        recipe, shape, card, config.batch_size, longest + config.max_tokens, weights
-    )
+    update, _ = terms.training(recipe, shape, card, config.batch_size, longest + config.max_tokens, weights)
     generating = terms.generating(shape, card, OPTIONS.rollouts, longest + config.max_tokens, weights)
     generating["LoRA, gradients, AdamW"] = update.get("LoRA, gradients, AdamW", 0.0)
     for phase, plan in (("rollout", generating), ("update", update)):
