@@ -137,7 +137,7 @@ def test_figures_of_the_readme_are_in_the_benchmarks():
     shown = BLOCKS.sub("", README.replace("20 to 100 %", "").replace("Python 3.10", ""))
     figures = re.findall(r"\d[\d.,]*\d? ?(?:%|GB RAM|GB|minutes|seconds|tokens/s)|\d+\.\d{2,}", shown)
     cards = re.findall(r"\d+ GB(?= card| cap| \|)", shown)
-    for figure in set(figures) - set(cards):
+    for figure in set(figures) - set(cards) - {"2602.08324"}:  # the paper
         assert figure.removesuffix(" RAM") in PAGES["docs/benchmarks.md"], figure
 
 
