@@ -285,8 +285,8 @@ def convert(
         writer.write_ti_data_to_file()
         with progress(f"convert to {dtype}", len(plan), "tensors") as meter:
             for tensor in plan:
-                values = _row_order(arch, config, tensor)(weights.load(tensor))
-                writer.write_tensor_data(_pack(values, dtype if values.ndim > 1 else "f32", tensor))
+                array: np.ndarray = _row_order(arch, config, tensor)(weights.load(tensor))
+                writer.write_tensor_data(_pack(array, dtype if array.ndim > 1 else "f32", tensor))
                 meter.advance()
         if factors is not None:
             writer.write_tensor_data(factors)

@@ -34,7 +34,8 @@ PAD_MULTIPLE = 16  # SFT pads rows to multiples of it: few shapes, so that memor
 _SENTINEL = "@@question@@"
 _HEADER = r"(?:<\|(?:im_start|start_header_id)\|>\s*)?assistant(?:<\|end_header_id\|>)?[ \t]*:?\s*\n"
 _REPLY_START = re.compile(rf"[\s\ufeff]*(?:{_HEADER})?\s*(?:<COMP_(20|40|60|80|100|POLICY|AUTO)>)?\s*")
-_MARKER = re.compile(r"(?P<before>[`\"'“‘]?)<(?P<close>/?)think>(?P<behind>[`\"'”’]?)", re.IGNORECASE)
+QUOTES = {"`": "`", '"': '"', "'": "'", "“": "”", "‘": "’"}
+_MARKER = re.compile(r"<(/?)think>", re.IGNORECASE)
 _OPENED_THINK = re.compile(
     re.escape(THINK_OPEN) + r"(?:\\n|\n)*(?=['\"]\s*-?\}\}\s*\{%-?\s*end(?:if|for)\s*-?%\}\s*\Z)"
 )
@@ -46,6 +47,30 @@ def control_token(mode: str) -> str:
     if mode not in MODES:
         raise LiteError(f"mode {mode!r} is unknown; use one of {', '.join(MODES)}")
     return CONTROL_TOKENS[MODES.index(mode)]
+
+
+def ratio_of(text: str) -> float:
+    """A ratio as people write it: 0.2, .2, 20 and 20% are one. Raises LiteError outside (0, 1]."""
+    number = text.strip().removesuffix("%").strip()
+    try:
+        ratio = float(number)
+    except ValueError:
+        raise LiteError(f"ratio {text!r}: not a number; give 0.2, or 20 for 20 %") from None
+    if text.strip().endswith("%") or (number.isdecimal() and ratio > 1):
+        ratio /= 100
+    if not 0 < ratio <= 1:
+        raise LiteError(f"ratio {text}: must lie in (0, 1], or in 1 to 100 %")
+    return ratio
+
+
+def mode_of(text: str) -> str:
+    """The mode a user means: a ratio of the grid, `policy` or `auto` (the model chooses), or `base`. Raises LiteError."""
+    if text in (BASE, POLICY, "auto"):
+        return BASE if text == BASE else POLICY
+    ratio, grid = ratio_of(text), ", ".join(map(str, RATIOS))
+    if ratio not in RATIOS:
+        raise LiteError(f"ratio {text}: the model knows {grid} and auto; use one of them")
+    return MODES[RATIOS.index(ratio)]
 
 
 def ratio_index(ratio: float) -> int:
@@ -95,15 +120,19 @@ def parse_reply(text: str) -> Reply:
     name = start.group(1)
     ratio = int(name) / 100 if name and name.isdigit() else None
     body = text[start.end() :]
-    markers = [match for match in _MARKER.finditer(body) if not is_quoted(match["before"], match["behind"])]
+    markers = [
+        match
+        for match in _MARKER.finditer(body)
+        if not is_quoted(body[max(match.start() - 1, 0) : match.start()], body[match.end() : match.end() + 1])
+    ]
     if not markers:
         return Reply(ratio, "", body.strip(), has_think=False, closed=False)
-    opened = not markers[0]["close"]
+    opened = not markers[0][1]
     parts: dict[bool, list[str]] = {True: [], False: []}  # of thinking, of the answer
     place, thinking = 0, not opened
     for marker in markers:
-        parts[thinking].append(body[place : marker.end("before")])
-        place, thinking = marker.start("behind"), not marker["close"]
+        parts[thinking].append(body[place : marker.start()])
+        place, thinking = marker.end(), not marker[1]
     parts[thinking].append(body[place:])
     before, *after = parts[False] if opened else ["", *parts[False]]
     think, visible = ("\n\n".join(filter(None, map(str.strip, some))) for some in (parts[True], after))
@@ -112,7 +141,7 @@ def parse_reply(text: str) -> Reply:
 
 def is_quoted(before: str, behind: str) -> bool:
     """Whether a marker between these two characters is spoken of, not set."""
-    return bool(before and behind) and (before == behind or before + behind in ("“”", "‘’"))
+    return bool(behind) and QUOTES.get(before) == behind
 
 
 def without_lead(text: str) -> str:

@@ -29,7 +29,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from lite import grading, tokens
-from lite.data import word_problems
+from lite.data import chains, word_problems
 from lite.models.cpu_decode import decode
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
@@ -55,8 +55,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         for _ in range(6000):
             task = word_problems.tell(rng)
             yield tokens.user_text(task.question)
-            yield tokens.write_reply(None, word_problems.wordy(rng, task), word_problems.visible(task))
-            yield word_problems.terse(rng, task)
+            yield tokens.write_reply(None, chains.wordy(rng, task), chains.visible(task))
+            yield chains.terse(rng, task)
             yield "user\nassistant\nsystem\n"
 
     bpe = Tokenizer(models.BPE())
@@ -132,20 +132,20 @@ class Muon(torch.optim.Optimizer):
 def draw(tokenizer, rng: random.Random, wordy_share: float) -> tuple[list[int], list[int]]:
     """One training text as (prompt ids, ids to learn)."""
     task = word_problems.tell(
-        rng, rng.choice((None, rng.choice(word_problems.KINDS)))
+        rng, rng.choice((None, rng.choice(chains.KINDS)))
     )  # more of the hard kinds than problems have
     if word_problems.is_held_out(task.question):
         return draw(tokenizer, rng, wordy_share)
     if rng.random() < wordy_share:
-        question, think = task.question, word_problems.wordy(rng, task)
+        question, think = task.question, chains.wordy(rng, task)
         if rng.random() < 0.4:
-            request, share = rng.choice(list(word_problems.REQUESTS.items()))
-            question, think = f"{question} {request}", word_problems.notes(rng, task, share, 1.0)
+            request, share = rng.choice(list(chains.REQUESTS.items()))
+            question, think = f"{question} {request}", chains.notes(rng, task, share, 1.0)
         prompt = tokens.encode_prompt(tokenizer, question, tokens.BASE)
-        reply = tokens.write_reply(None, think, word_problems.visible(task)) + END
+        reply = tokens.write_reply(None, think, chains.visible(task)) + END
     else:
         prompt = tokenizer.encode(task.question + "\n", add_special_tokens=False)
-        reply = word_problems.terse(rng, task) + PAD
+        reply = chains.terse(rng, task) + PAD
     return prompt, tokenizer.encode(reply, add_special_tokens=False)
 
 

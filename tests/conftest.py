@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import tiny_model
 from tiny_tokenizer import tiny_tokenizer
@@ -11,6 +13,27 @@ from lite.data import word_problems
 from lite.models import unsloth
 from lite.run import Run
 from lite.schema import Trace
+
+ROOT = Path(__file__).parent
+MARKS = {
+    "slow": (
+        "test_kill.py",
+        "test_quickstart.py",
+        "test_gpu_paths.py",
+        "test_run.py",
+        "test_stock_server.py",
+    ),
+    "train": ("train/", "models/", "export/", "test_classifier.py", "test_teacher.py", "test_fidelity.py"),
+    "browser": ("test_page.py",),
+}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark tests by where they are."""
+    for item in items:
+        for mark, places in MARKS.items():
+            if any(place in str(item.path.relative_to(ROOT)) for place in places):
+                item.add_marker(mark)
 
 
 @pytest.fixture

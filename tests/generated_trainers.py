@@ -51,6 +51,7 @@ from lite.models import adapters, unsloth  # noqa: E402
 from lite.runtime.files import Journal  # noqa: E402
 from lite.schema import TeacherRatio  # noqa: E402
 from lite.train import chrpo, cpu, sft  # noqa: E402
+from lite.train.rollouts import Environment, StepRewards  # noqa: E402
 
 unsloth.prepare = lambda: None  # what it imports would be Unsloth for a CPU
 cpu.speed_up = lambda model: None
@@ -134,10 +135,10 @@ def rollouts(pad: int, eos: int, controls: list[int]) -> dict:
 def of_chrpo(model, tokenizer, folder: str) -> dict:
     teachers = [TeacherRatio(str(n), f"{n} + 3", str(n + 3), 0.4, [], 20.0) for n in range(2)]
     config = Chrpo(prompts=2, group=4, batch_size=4, steps=1, temperature=TEMPERATURE, max_tokens=COMPLETION)
-    with Journal(Path(folder) / "rewards.jsonl", chrpo.StepRewards) as journal:
+    with Journal(Path(folder) / "rewards.jsonl", StepRewards) as journal:
         prompts = [tokens.encode_prompt(tokenizer, teacher.question, tokens.POLICY) for teacher in teachers]
         padding = adapters.with_own_pad(tokenizer, model.get_input_embeddings().weight.shape[0], prompts)
-        environment = chrpo.Environment(teachers, padding, config, 0, journal)
+        environment = Environment(teachers, padding, config, 0, journal)
         trainer = chrpo.make_trainer(model, environment, folder)
     if WAY == "plain":  # TRL's fused head is a Triton kernel: the same log-probabilities from logits
         trainer._get_per_token_logps_and_entropies = log_probs

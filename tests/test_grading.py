@@ -224,6 +224,7 @@ def test_plain_numbers_load_no_sympy():
         ("\\boxed{seven}", "8"),
         ("\\boxed{x > 3}", "[3,\\infty)"),
         ("\\boxed{\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}}", "\\begin{pmatrix}2\\\\1\\end{pmatrix}"),
+        ("\\boxed{3}", "\\begin{pmatrix}2\\\\1\\end{pmatrix}"),
         ("\\boxed{y=5, x=9}", "(5,9)"),
         ("\\boxed{4455万}", "4455"),
         ("\\boxed{不到31}", "31"),

@@ -8,8 +8,8 @@ from statistics import fmean
 
 import pytest
 
-from lite.data import word_problems
-from lite.data.word_problems import Step, Task
+from lite.data import chains, word_problems
+from lite.data.chains import Step, Task
 from lite.grading import is_correct
 
 TASK = Task(
@@ -45,26 +45,26 @@ def test_borrows_without_end():
 
 
 def test_needed_share_counts_words_digits_and_signs():
-    assert word_problems.size("Mia has 12 apples.") == 6
-    assert word_problems.needed_share([("5+4=9.", True), ("Mia finds 4 more.", False)]) == 6 / 11
+    assert chains.size("Mia has 12 apples.") == 6
+    assert chains.needed_share([("5+4=9.", True), ("Mia finds 4 more.", False)]) == 6 / 11
 
 
 def test_notes_leave_out_narration_and_nothing_that_is_needed():
     rng = random.Random(0)
-    assert word_problems.notes(rng, TASK, 0.0, 1.0) == "5+4=9."
-    assert set(word_problems.notes(rng, TASK, 1.0, 1.0).split()) > {"5+4=9.", "Mia"}
-    assert word_problems.visible(TASK) == "The answer is \\boxed{9}."
-    assert all(word_problems.terse(rng, TASK).endswith("\nThe answer is \\boxed{9}.") for _ in range(20))
+    assert chains.notes(rng, TASK, 0.0, 1.0) == "5+4=9."
+    assert set(chains.notes(rng, TASK, 1.0, 1.0).split()) > {"5+4=9.", "Mia"}
+    assert chains.visible(TASK) == "The answer is \\boxed{9}."
+    assert all(chains.terse(rng, TASK).endswith("\nThe answer is \\boxed{9}.") for _ in range(20))
 
 
-@pytest.mark.parametrize("kind", word_problems.KINDS)
+@pytest.mark.parametrize("kind", chains.KINDS)
 def test_every_kind(kind):
-    low, high = word_problems.SHARES[kind]
+    low, high = chains.SHARES[kind]
     shares = []
     for seed in range(150):
         rng = random.Random(seed)
         task = word_problems.tell(rng, kind)
-        told = word_problems.sentences(rng, task)
+        told = chains.sentences(rng, task)
         text = " ".join(line for line, _ in told)
         equations = re.findall(r"(?<![\d+*-])([\d+*-]+)=(\d+)\.", text)
         assert equations or kind == "column"
@@ -80,7 +80,7 @@ def test_every_kind(kind):
             assert task.answer == sum(map(int, re.findall(r"\d+", task.question)))
         else:
             assert needed[-1].endswith(f"={task.answer}.")
-        shares.append(word_problems.needed_share(told))
+        shares.append(chains.needed_share(told))
     assert low - 0.02 <= fmean(shares) <= high + 0.02
     assert max(shares) - min(shares) < 0.15
 
@@ -91,11 +91,10 @@ def test_kinds_stand_apart_by_needed_share():
     for problem in made:
         by_kind.setdefault(problem.kind, []).append(problem.needed)
     assert {kind: len(shares) for kind, shares in by_kind.items()} == {
-        kind: 10 * word_problems.MIX.count(kind) for kind in word_problems.KINDS
+        kind: 10 * word_problems.MIX.count(kind) for kind in chains.KINDS
     }
     assert all(
-        max(by_kind[a]) < min(by_kind[b])
-        for a, b in zip(word_problems.KINDS, word_problems.KINDS[1:], strict=False)
+        max(by_kind[a]) < min(by_kind[b]) for a, b in zip(chains.KINDS, chains.KINDS[1:], strict=False)
     )
 
 

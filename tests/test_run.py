@@ -233,7 +233,9 @@ def test_killed_at_any_moment_the_next_run_restores_or_finishes(told, tmp_path, 
         killed = killed_before(step, lambda folder=folder: train(NEW, folder, only="traces"))
         finished = Run(NEW, folder).is_done("traces")
         told.clear()
-        for again in itertools.count(1):  # and that run is killed, too
+        for again in itertools.count(
+            1 + step % 7, 7
+        ):  # and that run is killed, too; every moment in some step
             if not killed_before(again, lambda folder=folder: train(next_recipe, folder, only="traces")):
                 break
             assert (

@@ -6,11 +6,11 @@ import errno
 import os
 import shlex
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from lite.cli import infer, train  # noqa: F401, each adds its verbs to the app
+from lite.cli import infer, package, train  # noqa: F401, each adds its verbs to the app
 from lite.cli.options import app
 from lite.errors import LiteError, printable
 
@@ -46,7 +46,7 @@ def _top(
 
 
 LONGEST = 2000  # characters of a message
-UsageError = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
+UsageError: Any = typer.BadParameter.__base__  # every fault of the command line; typer does not export it
 
 
 def _fail(message: str) -> None:
@@ -62,13 +62,16 @@ def main(arguments: list[str] | None = None) -> None:
         if getattr(sys, name) is None:  # closed by the caller
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, for as long as the process lives
     try:
+        if arguments[:1] in (["help"], ["version"]):
+            arguments = [*arguments[1:], f"--{arguments[0]}"]
         code = app(arguments or ["--help"], prog_name="lite", standalone_mode=False)
         sys.stdout.flush()
         sys.exit(code)
     except UsageError as fault:
         message, verb = fault.format_message(), fault.ctx.command_path if fault.ctx else "lite"
-        message = message[:1].lower() + message[1:].rstrip(".?")
-        _fail(f"{shlex.join(['lite', *arguments])}: {message}; see `{verb} --help`")
+        message = message[:1].lower() + message[1:].rstrip(".").replace(". Did", "; did")
+        end = "" if message.endswith("?") else ";"
+        _fail(f"{shlex.join(['lite', *arguments])}: {message}{end} see `{verb} --help`")
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""Verbs on a GGUF: ask, chat, eval, bench, serve, export, verify. No torch but for export and verify --against."""
+"""Verbs that run a GGUF: ask, chat, eval, bench, serve. None needs torch."""
 
 from __future__ import annotations
 
@@ -7,67 +7,47 @@ from typing import Annotated
 
 import typer
 
+from lite import quickstart
 from lite.cli.options import (
+    USE,
+    BudgetOption,
+    EffortOption,
     EndpointOption,
+    InstructionOption,
+    LeanOption,
+    MaxTokensOption,
     ModelArgument,
+    NoThinkOption,
     NumOption,
+    RatioOption,
     SeedOption,
+    SystemOption,
+    TemperatureOption,
     app,
     dial_of,
-    mode_of,
-    read_stdin,
+    examples,
+    question_of,
+    show_report,
 )
 from lite.errors import LiteError
-from lite.tokens import MODES
-
-RatioOption = Annotated[
-    str | None,
-    typer.Option(
-        "--ratio",
-        help="0.2, 0.4, 0.6, 0.8, 1.0; policy: the model chooses; base: for a GGUF without a dial."
-        " Default: policy, or what --budget picks.",
-    ),
-]
-EffortOption = Annotated[
-    str | None, typer.Option("--effort", help="In place of a ratio: low (0.2), medium (0.6), high (1.0).")
-]
-BudgetOption = Annotated[
-    int | None,
-    typer.Option(
-        "--budget",
-        min=0,
-        metavar="N",
-        help="Think in N tokens at most, then answer. Picks the largest ratio that fits, where none is given.",
-    ),
-]
-LeanOption = Annotated[
-    float,
-    typer.Option(
-        "--lean",
-        help="In policy mode: add X to the log-odds of each ratio per step up the ladder; above 0 it thinks more.",
-    ),
-]
-InstructionOption = Annotated[
-    str | None,
-    typer.Option(
-        "--instruction",
-        metavar="TEXT",
-        help="Put this line before the question. Default: the one that a dial was trained with, none without a dial.",
-    ),
-]
-SystemOption = Annotated[
-    str | None, typer.Option("--system", metavar="TEXT", help="A system turn before all.")
-]
-TemperatureOption = Annotated[float, typer.Option("--temperature", min=0, max=100, help="0: greedy.")]
-NoThinkOption = Annotated[bool, typer.Option("--no-think", help="Answer without thinking.")]
-MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, max=10**9, help="Of the whole reply.")]
+from lite.tokens import MODES, mode_of
 
 
-@app.command()
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples(
+        'lite ask quickstart "Tom has 30 pens. Tom loses 4 on the way. How many pens does Tom have at the end?"',
+        "lite ask quickstart --ratio 20 < question.txt",
+        'lite ask MODEL.gguf --budget 200 --json "What is 17*23?"',
+    ),
+)
 def ask(
     model: ModelArgument,
     question: Annotated[
-        str | None, typer.Argument(metavar="QUESTION", help="Default, and -: read from stdin.")
+        str | None,
+        typer.Argument(
+            metavar="QUESTION", help="Default, and -: read from stdin. Text that is piped in goes before it."
+        ),
     ] = None,
     ratio: RatioOption = None,
     effort: EffortOption = None,
@@ -95,7 +75,7 @@ def ask(
         raise LiteError(
             "--escalate chooses the ratio itself; leave --ratio, --effort, --lean and --no-think out"
         )
-    question = (read_stdin() if question in (None, "-") else question).strip()
+    question = question_of(question)
     if not question:
         raise LiteError("the question is empty; give it as an argument or on stdin")
     from lite.infer.ask import ask as ask_model
@@ -116,7 +96,10 @@ def ask(
     ask_model(model, settings, escalating=escalate, as_json=as_json, hide_thinking=hide_thinking)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples("lite chat quickstart", 'lite chat MODEL.gguf --ratio 40 --system "Answer in French."'),
+)
 def chat(
     model: ModelArgument,
     ratio: RatioOption = None,
@@ -128,9 +111,7 @@ def chat(
     instruction: InstructionOption = None,
     temperature: TemperatureOption = 0.0,
     lean: LeanOption = 0.0,
-    show_thinking: Annotated[
-        bool, typer.Option("--show-thinking", help="Print the thinking, too. Default: count its tokens.")
-    ] = False,
+    hide_thinking: Annotated[bool, typer.Option("--hide-thinking", help="Count its tokens only.")] = False,
 ) -> None:
     """Talk with a GGUF. /ratio 0.4 and /budget N turn its dial between questions; needs no torch."""
     mode = dial_of(ratio, effort, budget, thinking=not no_think)
@@ -148,10 +129,17 @@ def chat(
         instruction=instruction,
         lean=lean,
     )
-    chat_with(model, settings, mode_of, show_thinking=show_thinking)
+    chat_with(model, settings, show_thinking=not hide_thinking, about=quickstart.about(model))
 
 
-@app.command("eval")
+@app.command(
+    "eval",
+    rich_help_panel=USE,
+    epilog=examples(
+        "lite problems quickstart --num 100 --seed 99 > problems.jsonl",
+        "lite eval quickstart --problems problems.jsonl --ratios 20,auto --out report",
+    ),
+)
 def evaluate_gguf(
     model: ModelArgument,
     problems: Annotated[
@@ -162,7 +150,7 @@ def evaluate_gguf(
         str | None,
         typer.Option(
             "--ratios",
-            help="Modes, parted by commas: 0.2 to 1.0, policy, base; none: thinking off; cap:N: 1.0 (base without a"
+            help="Modes, separated by commas: 0.2 to 1.0, auto, base; none: thinking off; cap:N: 1.0 (base without a"
             " dial) held to N think tokens. With a dial 1.0 is always measured, too: realised ratios are over its"
             " think tokens. Default: all of the dial; with --budget what it picks.",
         ),
@@ -193,6 +181,9 @@ def evaluate_gguf(
         int, typer.Option("--max-tokens", min=1, max=10**9, help="Of a whole reply.")
     ] = 4096,
     endpoint: EndpointOption = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished report of other settings in --out.")
+    ] = False,
 ) -> None:
     """Measure a GGUF per ratio. Accuracy, think and visible tokens on given problems; needs no torch."""
     from lite.data.problems import load
@@ -202,7 +193,7 @@ def evaluate_gguf(
     leans = [f"{LEAN}{part.strip()}" for part in lean.split(",") if part.strip()] if lean is not None else []
     modes: list[str | None] = [None] if budget is not None else [*MODES]
     if ratios is not None or leans:
-        modes = modes_of([*(ratios.split(",") if ratios else []), *leans], mode_of)
+        modes = [*modes_of([*(ratios.split(",") if ratios else []), *leans], mode_of)]
     if not modes:
         raise LiteError("--ratios is empty; give some of " + ", ".join(MODES))
     if temperature is None:
@@ -216,11 +207,11 @@ def evaluate_gguf(
         endpoint=endpoint,
         samples=samples,
     )
-    evaluate(model, load(problems, num, seed), modes, out, settings)
-    typer.echo((out / "report.md").read_text(encoding="utf-8"))
+    evaluate(model, load(problems, num, seed), modes, out, settings, overwrite=overwrite)
+    show_report(out / "report.md")
 
 
-@app.command()
+@app.command(rich_help_panel=USE, epilog=examples("lite bench quickstart"))
 def bench(
     model: ModelArgument,
     num: Annotated[int, typer.Option("--num", min=1, max=1000, help="Questions per ratio and way.")] = 8,
@@ -230,13 +221,17 @@ def bench(
 ) -> None:
     """How fast a GGUF is here. Tokens a second and seconds per answer at every ratio; needs no torch."""
     from lite.eval.bench import bench as measure
-    from lite.eval.bench import table
+    from lite.eval.bench import machine_line, table
 
+    typer.echo(machine_line())
     for line in table(measure(model, num=num, max_tokens=max_tokens)):
         typer.echo(line)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=USE,
+    epilog=examples("lite serve quickstart", "LITE_API_KEY=secret lite serve MODEL.gguf --host 0.0.0.0"),
+)
 def serve(
     model: ModelArgument,
     host: Annotated[
@@ -290,60 +285,3 @@ def serve(
         instruction=instruction,
         lean=lean,
     )
-
-
-@app.command()
-def export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="RUN|FOLDER", help="A run folder, a Hugging Face folder, or a base for --adapter."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")],
-    quant: Annotated[
-        str,
-        typer.Option(
-            "--quant",
-            help="Parted by commas: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, q4_0. One conversion.",
-        ),
-    ] = "q8_0",
-    adapter: Annotated[
-        Path | None, typer.Option("--adapter", metavar="DIR", help="A PEFT adapter to merge into the base.")
-    ] = None,
-    llama_cpp: Annotated[
-        Path | None,
-        typer.Option(
-            "--llama-cpp",
-            metavar="DIR",
-            help="A llama.cpp checkout, whose converter takes what is neither Llama, Qwen2 nor Qwen3.",
-        ),
-    ] = None,
-) -> None:
-    """Write GGUFs that carry their dial. With a model card, Ollama's Modelfiles and checksums."""
-    from export.pack import pack, quants_of
-
-    for path in pack(source, quants_of(quant), out, adapter=adapter, checkout=llama_cpp):
-        typer.echo(str(path))
-
-
-@app.command()
-def verify(
-    model: ModelArgument,
-    against: Annotated[
-        Path | None,
-        typer.Option("--against", metavar="FOLDER", help="The Hugging Face folder it was made from."),
-    ] = None,
-) -> None:
-    """Check that a GGUF is whole and right. Against a folder: the same tokens, logits and greedy text."""
-    from export.verify import printable
-    from export.verify import verify as verify_gguf
-
-    found = verify_gguf(model, against)
-    template = found.pop("foreign_template", None)
-    for key, value in found.items():
-        typer.echo(printable(f"{key.replace('_', ' '):<16} {value}"))
-    if template is not None:
-        typer.echo("Its chat template is not ours. It is shown here, and was not rendered:")
-        typer.echo(printable("\n".join(f"  | {line}" for line in template.split("\n"))))
-    typer.echo("sound" if against is None else "sound, and the same model")

@@ -35,13 +35,15 @@ def headline(name: str) -> str:
 
 
 def packaged(name: str) -> Path:
-    """The packaged recipe of this name; ".yaml" may be left out. Raises LiteError naming the nearest."""
+    """The packaged recipe of this name; ".yaml" may be left out. Raises LiteError naming those that it may mean."""
     for known in names():
         if name in (known, known.removesuffix(".yaml")):
             return folder() / known
     recipes = [known for known in names() if known.endswith(".yaml")]
-    nearest = difflib.get_close_matches(name, recipes, n=1, cutoff=0.0)[0]
-    raise LiteError(f"no packaged recipe {name!r}; did you mean {nearest}? `lite recipes ls` lists them")
+    near = [known for known in recipes if name.lower() in known] if name else []
+    near = near or difflib.get_close_matches(name, [known.removesuffix(".yaml") for known in recipes])
+    there = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipes)};"
+    raise LiteError(f"no packaged recipe {name!r}; {there} `lite recipes ls` says what each is for")
 
 
 def find(recipe: str) -> Path:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lite.cli.options import (
+    DATA,
+    TRAIN,
+    USE,
     EndpointOption,
     NumOption,
     OutOption,
@@ -16,8 +21,10 @@ from lite.cli.options import (
     SeedOption,
     SetOption,
     app,
+    examples,
     ratios_of,
     recipes_app,
+    show_report,
 )
 from lite.errors import LiteError
 from lite.tokens import MODES, POLICY, strip_control
@@ -43,7 +50,10 @@ def _train(
         raise
 
 
-@app.command()
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog=examples("lite train qwen3-1.7b-24gb", "lite train my-recipe.yaml --until sft --set sft.rank=16"),
+)
 def train(
     recipe: RecipeArgument,
     stage: Annotated[str | None, typer.Option("--stage", metavar="NAME", help="Run only this stage.")] = None,
@@ -60,7 +70,10 @@ def train(
     _train(recipe, overrides, out, stage, until, endpoint)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog=examples("lite plan qwen3-1.7b-24gb --card 24gb", "lite plan quickstart --card cpu"),
+)
 def plan(
     recipe: RecipeArgument,
     card: Annotated[
@@ -70,16 +83,26 @@ def plan(
     overrides: SetOption = None,
     out: OutOption = None,
 ) -> None:
-    """Show what a recipe will do and take. Rows with their loss mask; memory, disk and time of each stage."""
+    """Show what a recipe will do and take. Rows with their loss mask; memory, disk and time of each stage.
+
+    Exits with 1 where it does not fit. `lite recipes show` prints every key of a recipe.
+    """
     from lite import config
     from lite.cli import recipes
     from lite.plan.plan import plan as show
 
     resolved = config.load(recipes.find(recipe), overrides or ())
-    show(resolved, out or Path("runs") / resolved.name, card)
+    if not show(resolved, out or Path("runs") / resolved.name, card):
+        raise typer.Exit(1)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=DATA,
+    epilog=examples(
+        "lite problems quickstart --num 100 --seed 99 > problems.jsonl",
+        "lite problems openai/gsm8k:main:test --num 200 > gsm8k.jsonl",
+    ),
+)
 def problems(
     source: Annotated[
         str,
@@ -98,14 +121,17 @@ def problems(
     sys.stdout.writelines(map(to_line, load(source, num, seed)))
 
 
-@app.command()
+@app.command(
+    rich_help_panel=DATA,
+    epilog=examples("lite compress chains.jsonl --ratio 20,40 --model runs/quickstart > short.jsonl"),
+)
 def compress(
     file: Annotated[
         Path, typer.Argument(metavar="FILE.jsonl", help="Chains of thought, under think, cot or text.")
     ],
     model: Annotated[Path, typer.Option("--model", metavar="DIR", help="A compressor's folder, or a run's.")],
     ratio: Annotated[
-        str, typer.Option("--ratio", help="One or several in (0, 1], parted by commas.")
+        str, typer.Option("--ratio", help="One or several in (0, 1], separated by commas.")
     ] = "0.2,0.4,0.6,0.8",
     tokenizer: Annotated[
         str | None,
@@ -132,7 +158,12 @@ def compress(
         write_records(out, found)
 
 
-@app.command()
+@app.command(
+    rich_help_panel=DATA,
+    epilog=examples(
+        "lite fidelity --model MODEL --compressor runs/NAME --problems gsm8k.jsonl --num 300 --out fidelity"
+    ),
+)
 def fidelity(
     model: Annotated[
         str, typer.Option("--model", metavar="MODEL", help="The reasoner: a Hugging Face model or folder.")
@@ -148,7 +179,7 @@ def fidelity(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where fidelity.json and .md go.")],
     ratio: Annotated[
-        str, typer.Option("--ratio", help="One or several in (0, 1), parted by commas.")
+        str, typer.Option("--ratio", help="One or several in (0, 1), separated by commas.")
     ] = "0.2,0.4,0.6",
     num: NumOption = None,
     seed: SeedOption = 0,
@@ -159,10 +190,13 @@ def fidelity(
     from lite.eval.fidelity import report
 
     report(model, compressor, load(problems, num, seed), ratios, out, seed)
-    typer.echo((out / "fidelity.md").read_text(encoding="utf-8"))
+    show_report(out / "fidelity.md")
 
 
-@app.command()
+@app.command(
+    rich_help_panel=TRAIN,
+    epilog=examples("lite quickstart", "lite quickstart --set sft.epochs=1 --out runs/short"),
+)
 def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
     """The whole method on a tiny model. Ends with a report and one question asked at 0.2, 1.0 and policy."""
     run = _train("quickstart", overrides, out)
@@ -186,8 +220,40 @@ def quickstart(overrides: SetOption = None, out: OutOption = None) -> None:
                 f"\n[{mode}{chosen}: {answer.think_tokens} think tokens, {answer.total_tokens} in all]"
             )
             typer.echo(strip_control(f"{answer.think}\n-> {answer.visible}"))
-    report = run.path("evaluate", "report.md")
-    typer.echo(f"\n{report.read_text(encoding='utf-8')}\nreport: {report}\nmodel:  {run.gguf('policy')}")
+    show_report(run.path("evaluate", "report.md"))
+    rows = json.loads(run.path("evaluate", "report.json").read_text(encoding="utf-8"))["rows"]
+    typer.echo(verdict({row["mode"]: row for row in rows}))
+    model = run.gguf("policy")
+    typer.echo(
+        f"model: {model}\n\nTry next:\n"
+        f"  lite chat {model}\n  lite serve {model}\n  lite plan qwen3-0.6b-8gb   # a real model: what it takes"
+    )
+
+
+def verdict(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line on what the dial saves: the smallest ratio and policy against 1.0. `rows`: a report's, by mode."""
+    full = rows[MODES[-2]]
+    parts = [
+        f"at {mode} {row['think_tokens']:.0f} think tokens and {row['accuracy']:.1%} right"
+        for mode, row in rows.items()
+        if mode in (MODES[0], POLICY)
+    ]
+    return f"The dial: {', '.join(parts)}; at 1.0 {full['think_tokens']:.0f} and {full['accuracy']:.1%}."
+
+
+@app.command(rich_help_panel=USE, epilog=examples("lite report runs/quickstart"))
+def report(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A run folder, or the --out of `lite eval` or `lite fidelity`."),
+    ],
+) -> None:
+    """Print a report, and where its picture is."""
+    names = ("report.md", "evaluate/report.md", "fidelity.md")
+    found = next((path for name in names if (path := folder / name).is_file()), None)
+    if found is None:
+        raise LiteError(f"{folder}: no report in it; `lite train` and `lite eval` write one")
+    show_report(found)
 
 
 @recipes_app.command("ls")
@@ -198,6 +264,15 @@ def recipes_ls() -> None:
     names = recipes.names()
     for name in names:
         typer.echo(f"{name:{max(map(len, names))}}  {recipes.headline(name)}")
+
+
+@recipes_app.command("show")
+def recipes_show(recipe: RecipeArgument, overrides: SetOption = None) -> None:
+    """Print every key of a recipe, those that it leaves to their defaults included."""
+    from lite import config
+    from lite.cli import recipes
+
+    typer.echo(config.dump(config.load(recipes.find(recipe), overrides or ())), nl=False)
 
 
 @recipes_app.command("cp")
@@ -211,7 +286,7 @@ def recipes_cp(
     typer.echo(str(recipes.copy(name, destination)))
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN, epilog=examples("lite doctor"))
 def doctor() -> None:
     """Show versions, hardware, and what will run."""
     from lite.plan.doctor import doctor as examine

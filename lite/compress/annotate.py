@@ -243,7 +243,8 @@ def make_annotator(run: Run) -> Annotator:
     if config.method == "rules":
         return Rules()
     if config.method == "likelihood":
-        return Likelihood(*unsloth.load(run.recipe.model, max_tokens=config.batch_tokens), config)
+        model, tokenizer = unsloth.load(run.recipe.model, max_tokens=config.batch_tokens)
+        return Likelihood(model, tokenizer, config)
     tokenizer = unsloth.load_tokenizer(run.recipe.model)
 
     def count_tokens(text: str, units: Sequence[Unit]) -> list[int]:

@@ -19,7 +19,7 @@ import numpy as np
 from lite.compress.select import owners
 from lite.compress.units import segment
 from lite.errors import LiteError
-from lite.models import pretrained, unsloth
+from lite.models import classifier, pretrained
 from lite.runtime.files import atomic_folder, parse_line, write_json
 
 ORIGIN = "compressor.json"  # beside an adapter: what it belongs to
@@ -110,7 +110,7 @@ class CompressorModel:
                 )
         if config == ORIGIN:
             origin = parse_line(Origin, (folder / ORIGIN).read_text(encoding="utf-8"), f"{folder / ORIGIN}")
-            model, tokenizer = unsloth.load_classifier(
+            model, tokenizer = classifier.load(
                 origin.base, max_tokens=origin.window_tokens, four_bit=origin.four_bit, adapter=folder
             )
             return cls(model, tokenizer, origin.window_tokens, origin)
@@ -151,7 +151,7 @@ class CompressorModel:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = collate([inputs[i].ids for i in chosen], self.tokenizer.pad_token_id)
-            with torch.inference_mode(), unsloth.half_on_cuda(device):
+            with torch.inference_mode(), classifier.half_on_cuda(device):
                 logits = self.model(**{name: value.to(device) for name, value in batch.items()}).logits
             keep = logits.float().softmax(-1)[..., 1].cpu().numpy()  # (B, T)
             for row, i in enumerate(chosen):

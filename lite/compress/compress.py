@@ -34,6 +34,7 @@ ASKED = tuple(tenth / 10 for tenth in range(1, 10))
 _CORRECTIONS = 3
 _CHAINS = 256  # worked on together
 
+Scores = Sequence[float] | np.ndarray  # one per unit of a text
 Split = Callable[[str], list[Unit]]  # a text to its units
 Encode = Callable[[Sequence[str]], list[list[tuple[int, int]]]]  # texts to the offsets of their tokens
 
@@ -50,7 +51,7 @@ def encoder(tokenizer) -> Encode:
     return encode
 
 
-def cohere(text: str, scores: Sequence[float], cohesion: float) -> np.ndarray:
+def cohere(text: str, scores: Scores, cohesion: float) -> np.ndarray:
     """Scores of the units of a text, each moved towards the mean of its clause: by all the way at cohesion 1.
 
     Words of a clause then stay or go together, and what is left reads as sentences; formulas stand alone.
@@ -74,7 +75,7 @@ def token_splitter(encode: Encode) -> Split:
 
 def choose(
     texts: Sequence[str],
-    scores: Sequence[Sequence[float]],
+    scores: Sequence[Scores],
     asked: Sequence[float],
     encode: Encode,
     split: Split = segment,
@@ -91,17 +92,17 @@ def choose(
     counts = [token_counts(own, found) for own, found in zip(units, offsets, strict=True)]
     plans = [(i, int(ratio * len(offsets[i]) + 1e-9)) for i in range(len(texts)) for ratio in asked]
     budgets = [target for _, target in plans]
-    best: list[tuple[list[int], int] | None] = [None] * len(plans)
+    best: list[Any] = [None] * len(plans)  # (kept units, tokens)
     open_ = list(range(len(plans)))
     for _ in range(_CORRECTIONS):
         kept = [select(scores[i], counts[i], budgets[p]) for p in open_ for i in (plans[p][0],)]
         cut = [join(texts[plans[p][0]], units[plans[p][0]], own) for p, own in zip(open_, kept, strict=True)]
         lengths = [len(found) for found in encode(cut)] if cut else []
         wrong = []
-        for p, own, length in zip(open_, kept, lengths, strict=True):
+        for p, chosen, length in zip(open_, kept, lengths, strict=True):
             target, known = plans[p][1], best[p]
             if known is None or abs(length - target) < abs(known[1] - target):
-                best[p] = (own, length)
+                best[p] = (chosen, length)
             if length != target:
                 budgets[p] += target - length
                 wrong.append(p)
@@ -112,7 +113,7 @@ def choose(
 
 def compress(
     texts: Sequence[str],
-    scores: Sequence[Sequence[float]],
+    scores: Sequence[Scores],
     asked: Sequence[float],
     encode: Encode,
     split: Split = segment,
@@ -198,11 +199,13 @@ def shorten_file(
     source: Path, folder: Path | str, ratios: Sequence[float], tokenizer: str | None = None
 ) -> Iterator[Compressed]:
     """The chains of a JSONL file at each ratio. `tokenizer`: a model's name or folder. Raises LiteError."""
-    ids, questions, cots = [], [], []
+    ids: list[str] = []
+    questions: list[str] = []
+    cots: list[str] = []
     for number, (where, line) in enumerate(located_lines(source)):
         chain = parse_line(Chain, line, where)
-        cot = chain.think or chain.cot or chain.text
-        if not (cot or "").strip():
+        cot = chain.think or chain.cot or chain.text or ""
+        if not cot.strip():
             raise LiteError(f"{where}: no chain of thought; give it as text under think, cot or text")
         ids.append(str(number if chain.id in ("", None) else chain.id))
         questions.append(chain.question or "")
@@ -221,7 +224,7 @@ def shorten_file(
     yield from shorten(compressor, cots, questions, ratios, ids=ids, tokenizer=counted)
 
 
-def _scorer(run: Run, split: Split) -> Callable[[Sequence[Trace]], Sequence[Sequence[float]]]:
+def _scorer(run: Run, split: Split) -> Callable[[Sequence[Trace]], Sequence[Scores]]:
     """What scores the units of traces by the recipe's method."""
     config, seed = run.recipe.compress, run.recipe.seed
     if config.method == "random":

@@ -163,8 +163,8 @@ class Grammar(Pieces):
         else:
             if group.is_soft:
                 group.pause()
-            is_run = role == "h" == self.roles[i - 1] and group.word is not None
-            if not (is_run and piece - group.word < _CJK_WORD):
+            is_run = role == "h" == self.roles[i - 1]
+            if not (is_run and group.word is not None and piece - group.word < _CJK_WORD):
                 group.word = piece
             group.near = group.series = group.operator = None
             group.is_bound = False

@@ -281,6 +281,7 @@ def tokens(text: str) -> list[Token]:
                 found.append(Token(plain.start(1), at, _word_role(plain[1])))
                 continue
             match = _TOKENS.match(text, at, begin)
+            assert match and match.lastgroup  # a token may be any one character
             group = match.lastgroup
             start, at = at, match.end()
             if group == "space":

@@ -43,7 +43,7 @@ class _Tree:
 
     def mask(self) -> np.ndarray:
         """(tokens, tokens) bool: what each token attends to."""
-        seen = np.zeros((len(self.ids), len(self.ids)), bool)
+        seen: np.ndarray = np.zeros((len(self.ids), len(self.ids)), bool)
         for _, path in self.paths:
             seen[np.ix_(path, path)] |= np.tri(len(path), dtype=bool)
         return seen
@@ -56,7 +56,8 @@ def _common(a: Sequence[int], b: Sequence[int]) -> int:
 
 def trees(sequences: Sequence[Scored], num_tokens: int) -> Iterator[_Tree]:
     """The sequences as trees of at most `num_tokens` tokens each; a long sequence has room for half as many beside it."""
-    tree, before, first = _Tree(), [], 0
+    tree, first = _Tree(), 0
+    before: list[int] = []
     for index in sorted(range(len(sequences)), key=lambda i: sequences[i].ids):
         ids = sequences[index].ids
         shared = _common(before, ids) if tree.paths else 0

@@ -40,7 +40,7 @@ def random_scores(num: int, seed: object) -> list[float]:
     return [rng.random() for _ in range(num)]
 
 
-def select(scores: Sequence[float], counts: Sequence[int], budget: int) -> list[int]:
+def select(scores: Sequence[float] | np.ndarray, counts: Sequence[int], budget: int) -> list[int]:
     """Indices of the units to keep, ascending, within `budget` tokens.
 
     Greedy by descending score (ties: the earlier unit); a unit that no longer fits is skipped and smaller ones

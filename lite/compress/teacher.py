@@ -289,7 +289,7 @@ class Teacher:
                     )
 
 
-def _units_of(parts: dict[Chunk, list[list[int]]]) -> list[int]:
+def _units_of(parts: dict[Chunk, Any]) -> list[int]:
     """Indices of the kept units of a trace, from the ranges of its chunks, in their order."""
     return [
         chunk.begin + number - 1

@@ -41,7 +41,8 @@ def _items(text: str) -> list[Any]:
     """The list of ranges in a text: that of its last JSON object which has one, else of its first list of lists."""
     for opening in ("{", r"\[(?=\s*[\[{\"])", r"\["):
         starts = [match.start() for match in re.finditer(opening, text)][:MOST_CANDIDATES]
-        found, end = [], 0
+        found: list[Any] = []
+        end = 0
         for start in starts:
             if start < end:  # inside the one before
                 continue
@@ -89,14 +90,15 @@ def _pair(item: Any) -> tuple[int, int] | None:
     if isinstance(item, dict):
         nested = [value for value in item.values() if isinstance(value, list) or _is_range(value)]
         item = nested[0] if len(nested) == 1 else list(item.values())
-    if _is_range(item):
-        item = list(_RANGE.fullmatch(item).groups())
+    if isinstance(item, str) and (ends := _RANGE.fullmatch(item)):
+        item = list(ends.groups())
     if not isinstance(item, list):
         item = [item, item]
     numbers = [_number(value) for value in item if not isinstance(value, str) or _NUMERAL.fullmatch(value)]
-    if len(numbers) == 1:
-        numbers *= 2
-    return (numbers[0], numbers[1]) if len(numbers) == 2 and None not in numbers else None
+    if len(numbers) not in (1, 2):
+        return None
+    first, last = numbers[0], numbers[-1]
+    return None if first is None or last is None else (first, last)
 
 
 def _is_range(value: Any) -> bool:

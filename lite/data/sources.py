@@ -11,17 +11,19 @@ CSV and JSON are read by the standard library. `datasets` reads them by way of p
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
 import logging
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lite.errors import LiteError
+from lite.remote import hub
 from lite.runtime.files import parse_object
 from lite.runtime.progress import console
 
@@ -196,6 +198,24 @@ def _parquet(path: Path) -> list[Row]:
     return [(f"{path}, row {number}", row) for number, row in enumerate(rows)]
 
 
+@contextlib.contextmanager
+def _without_waiting() -> Iterator[None]:
+    """Let `datasets` look into its cache only, where the Hub cannot be reached: it would try for half a minute."""
+    import datasets
+    from huggingface_hub import constants
+
+    modules: list[Any] = [datasets.config, constants]
+    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
+    offline = not hub.is_reachable()
+    try:
+        for module, _ in before:
+            module.HF_HUB_OFFLINE = offline
+        yield
+    finally:
+        for module, value in before:
+            module.HF_HUB_OFFLINE = value
+
+
 def _hub(name: str, repository: str, config: str, split: str) -> _HubRows:
     try:
         import datasets
@@ -207,7 +227,8 @@ def _hub(name: str, repository: str, config: str, split: str) -> _HubRows:
     console.print(f"  {name}: asking the Hugging Face Hub")
     place = KEPT.joinpath(*filter(None, (repository, config, split)))
     try:
-        return _HubRows(name, datasets.load_dataset(repository, config or None, split=split))
+        with _without_waiting():
+            return _HubRows(name, datasets.load_dataset(repository, config or None, split=split))
     except (ConnectionError, TransportError):
         raise LiteError(
             f"source {name}: the Hub cannot be reached; put the split's file at {place}.jsonl or {place}.parquet, "

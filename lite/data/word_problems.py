@@ -9,24 +9,19 @@
 | column | 2 to 4 numbers up to 999, added digit by digit with carries | above 0.9 |
 
 A chain consists of the equations that the answer needs and of narration: restating, doubts, dead ends, re-checks.
-Narration is drawn until the needed share of the kind is reached, so the share is known exactly, and which kind it is
-can be seen in the question. `terse` writes the same solution as notes do: a real base model has seen terse
-mathematics, too, and heeds a request for brevity. A quarter of all questions is held out: `problems` gives only
-these, pretraining sees only the others.
+The share is known exactly (lite/data/chains.py), and which kind it is can be seen in the question. A quarter of all
+questions is held out: `problems` gives only these, pretraining sees only the others.
 """
 
 from __future__ import annotations
 
 import random
-import re
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
+from lite.data.chains import Step, Task, needed_share, sentences
 from lite.schema import Problem
 
-KINDS = ("story", "big", "score", "receipt", "column")
-SHARES = dict(zip(KINDS, ((0.14, 0.17), (0.32, 0.37), (0.50, 0.56), (0.70, 0.76), (0.9, 1.0)), strict=True))
 MIX = (  # kinds of successive problems: half are stories
     "story big story score story column story score story receipt "
     "story big story column story score story receipt story big"
@@ -52,43 +47,12 @@ OPENERS = (
     "Okay, let me think about this one step by step.|Alright, let me read this carefully.|"
     "Hmm, let me go through it slowly.|I do not want to miss anything here."
 ).split("|")
-CLOSERS = (
-    "I have used every part of it, so this should be right.|Let me look back once more.|Yes, nothing is missing."
-).split("|")
 ASKED = (
     "What is {0}{1}{3}?|What is {0} {2} {3}?|Calculate {0}{1}{3}.|{0}{1}{3}=?|How much is {0}{1}{3}?".split(
         "|"
     )
 )
 DOUBTS = ("Wait, is that right? Yes, I think it is.", "Good, that looks right to me.", "Okay, let me go on.")
-REQUESTS = dict(
-    zip(
-        ("Think once", "Think less", "Think more", "Think slowly", "Think carefully"),
-        (0.0, 0.25, 0.5, 0.75, 1.0),
-        strict=True,
-    )
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What has to be written down, and the narration that may stand before and after it."""
-
-    needed: tuple[str, ...]
-    before: tuple[str, ...] = ()
-    after: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A problem with all that its chain of thought may say, in order."""
-
-    kind: str
-    question: str
-    answer: int
-    steps: tuple[Step, ...]
-    openers: tuple[str, ...] = ()
-    closers: Sequence[str] = field(default_factory=lambda: CLOSERS)
 
 
 def compute(a: int, op: str, b: int) -> int:
@@ -140,7 +104,9 @@ def _story(rng: random.Random, kind: str) -> Task:
     name, other = rng.sample(NAMES, 2)
     items, big = rng.choice(ITEMS), kind == "big"
     start = n = rng.randint(100, 900) if big else rng.randint(5, 60)
-    steps, told, used = [], [], set()
+    steps: list[Step] = []
+    told: list[str] = []
+    used: set[int] = set()
     num_steps = rng.choice((1, 1, 2)) if big else rng.randint(1, 3)
     with_days = num_steps > 2 or rng.random() < 0.6
     while len(steps) < num_steps:
@@ -189,7 +155,9 @@ def _plain(rng: random.Random, kind: str) -> Task:
 def _score(rng: random.Random) -> Task:
     name = rng.choice(NAMES)
     start = n = rng.randint(5, 40)
-    steps, told, used = [], [], set()
+    steps: list[Step] = []
+    told: list[str] = []
+    used: set[int] = set()
     num_steps = rng.randint(4, 6)
     while len(steps) < num_steps:
         op, k = rng.choice("++-"), rng.randint(2, 19)
@@ -244,61 +212,6 @@ def tell(rng: random.Random, kind: str | None = None) -> Task:
 def is_held_out(question: str) -> bool:
     """Whether a question is kept from pretraining."""
     return zlib.crc32(question.encode()) % 4 == 0
-
-
-def size(text: str) -> int:
-    """Words, digits and signs of a text: near its tokens."""
-    return len(re.findall(r"[^\W\d]+|\d|[^\w\s]", text))
-
-
-def sentences(rng: random.Random, task: Task) -> list[tuple[str, bool]]:
-    """A chain of thought as (sentence, whether the answer needs it): the needed ones, and narration to the kind's share."""
-    every = [(line, False) for line in task.openers]
-    for step in task.steps:
-        every += [(line, False) for line in step.before]
-        every += [(line, True) for line in step.needed]
-        every += [(line, False) for line in step.after]
-    every += [(line, False) for line in (*task.closers, f"The answer is {task.answer}.")]
-    needed = sum(size(line) for line, is_needed in every if is_needed)
-    room = needed / rng.uniform(*SHARES[task.kind]) - needed
-    chosen = {i for i, (_, is_needed) in enumerate(every) if is_needed}
-    narration = [i for i in range(len(every)) if i not in chosen]
-    for i in rng.sample(narration, len(narration)):
-        if size(every[i][0]) <= room + 2:
-            chosen.add(i)
-            room -= size(every[i][0])
-    return [every[i] for i in sorted(chosen)]
-
-
-def needed_share(told: Sequence[tuple[str, bool]]) -> float:
-    """The share of a chain that its answer needs, by `size`."""
-    return sum(size(line) for line, needed in told if needed) / sum(size(line) for line, _ in told)
-
-
-def wordy(rng: random.Random, task: Task) -> str:
-    """A chain of thought as a reasoning model writes it."""
-    return " ".join(line for line, _ in sentences(rng, task))
-
-
-def notes(rng: random.Random, task: Task, keep_sentence: float, keep_word: float) -> str:
-    """The chain of thought with shares of its narration, and of the words in it, kept; what is needed stays."""
-    words: list[str] = []
-    for line, needed in sentences(rng, task):
-        if needed:
-            words.append(line)
-        elif rng.random() < keep_sentence:
-            words += [word for word in line.split() if rng.random() < keep_word]
-    return " ".join(words)
-
-
-def terse(rng: random.Random, task: Task) -> str:
-    """The solution as notes, bare or with some words."""
-    return f"{notes(rng, task, rng.choice((0.0, rng.random())), rng.choice((1.0, rng.random())))}\n{visible(task)}"
-
-
-def visible(task: Task) -> str:
-    """The answer that stands after the chain of thought."""
-    return f"The answer is \\boxed{{{task.answer}}}."
 
 
 def problems(num: int, seed: int) -> Iterator[Problem]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from lite.data import word_problems
 from lite.infer.engine import Engine
 from lite.infer.request import question
+from lite.runtime import hardware
 from lite.runtime.progress import progress
 from lite.tokens import BASE, MODES
 
@@ -68,6 +71,12 @@ def bench(model: Path, *, num: int, max_tokens: int, num_threads: int = 0) -> li
     return speeds
 
 
+def machine_line() -> str:
+    """Where the numbers come from: system, processor, cores and the build of llama.cpp's binding."""
+    package = f"llama-cpp-python {version('llama-cpp-python')}"
+    return f"{platform.system()} {platform.machine()}, {hardware.num_cores()} cores, {package}"
+
+
 def table(speeds: Sequence[Speed]) -> Iterator[str]:
     """Lines for people."""
     rows = [HEADER]
@@ -76,7 +85,7 @@ def table(speeds: Sequence[Speed]) -> Iterator[str]:
             (
                 speed.mode,
                 f"{speed.think_tokens:.0f}",
-                f"{speed.seconds:.2f}",
+                f"{speed.seconds:.3g}",
                 f"{speed.tokens_per_second:.0f}",
                 f"{speed.together_answers_per_second:.2f}",
                 f"{speed.together_tokens_per_second:.0f}",

@@ -134,12 +134,17 @@ def run_mode(
 
 
 def measure(
-    models: Mapping[str, Path], problems: Sequence[Problem], out: Path, settings: Settings
+    models: Mapping[str, Path],
+    problems: Sequence[Problem],
+    out: Path,
+    settings: Settings,
+    overwrite: bool = True,
 ) -> dict[str, Any]:
     """Measure each mode on its GGUF and write the report into `out`; return what report.json holds.
 
     `models` maps modes to files. Modes finished before under the same files, problems and settings are not
-    run again. Raises LiteError where there is no problem, or a mode and its GGUF do not go together.
+    run again. Raises LiteError where there is no problem, a mode and its GGUF do not go together, or `out` holds a
+    finished report of something else and `overwrite` is False.
     """
     if not problems:
         raise LiteError("no problems to measure on; give at least one")
@@ -152,6 +157,7 @@ def measure(
             "problems": report.digest([[problem.question, problem.answer] for problem in problems]),
             "settings": report.plain(settings),
         },
+        overwrite,
     )
     replies: dict[str, list[Graded]] = {}
     for path in digests:
@@ -191,7 +197,12 @@ def measure(
 
 
 def evaluate(
-    model: Path, problems: Sequence[Problem], modes: Sequence[str | None], out: Path, settings: Settings
+    model: Path,
+    problems: Sequence[Problem],
+    modes: Sequence[str | None],
+    out: Path,
+    settings: Settings,
+    overwrite: bool = True,
 ) -> dict[str, Any]:
     """The report of one GGUF, for `lite eval`, on any problems.
 
@@ -203,6 +214,8 @@ def evaluate(
     if settings.samples > 1 and settings.temperature == 0:
         raise LiteError(f"--samples {settings.samples}: greedy replies are all alike; give a --temperature")
     with Engine(model) as engine:
+        context = min(engine.trained_context, engine.context_tokens)
+        settings = replace(settings, max_tokens=min(settings.max_tokens, context))
         wanted = set()
         for mode in modes:
             fields = {"budget": settings.budget, **asked(mode, engine.has_dial)}
@@ -211,7 +224,7 @@ def evaluate(
             wanted.add(mode or engine.mode(ask))
         if engine.has_dial and settings.budget is None:
             wanted.add(FULL)
-    return measure(dict.fromkeys(wanted, Path(model)), problems, out, settings)
+    return measure(dict.fromkeys(wanted, Path(model)), problems, out, settings, overwrite)
 
 
 def run(ctx: Run) -> dict[str, Any]:
@@ -255,10 +268,11 @@ def _read_state(path: Path) -> dict[str, Any]:
     return state if isinstance(state, dict) and isinstance(state.get("modes"), dict) else {"modes": {}}
 
 
-def _keep_replies_of(out: Path, inputs: dict[str, Any]) -> None:
+def _keep_replies_of(out: Path, inputs: dict[str, Any], overwrite: bool) -> None:
     """Drop our replies in `out` that other files, problems or settings gave; what is kept may be used again.
 
-    Raises LiteError where somebody else's file is in the way; those are never touched.
+    Raises LiteError where somebody else's file is in the way (those are never touched), and, without `overwrite`,
+    where a finished report of something else would be lost.
     """
     path = out / ".lite-inputs.json"
     before = _read_state(path)
@@ -266,7 +280,16 @@ def _keep_replies_of(out: Path, inputs: dict[str, Any]) -> None:
         if _replies_path(out, mode).exists():
             raise LiteError(f"{_replies_path(out, mode)}: is there and not lite's; choose another folder")
     same = all(before.get(key) == inputs[key] for key in ("problems", "settings"))
-    for mode, digest in before["modes"].items():
-        if is_mode(mode) and not (same and digest == inputs["modes"].get(mode, digest)):
-            _replies_path(out, mode).unlink(missing_ok=True)
+    stale = [
+        mode
+        for mode, digest in before["modes"].items()
+        if is_mode(mode) and not (same and digest == inputs["modes"].get(mode, digest))
+    ]
+    if stale and not overwrite and (out / "report.json").is_file():
+        changed = [key for key in ("problems", "settings") if before.get(key) != inputs[key]] or ["model"]
+        raise LiteError(
+            f"{out}: holds a finished report of other {' and '.join(changed)}; give another --out, or --overwrite"
+        )
+    for mode in stale:
+        _replies_path(out, mode).unlink(missing_ok=True)
     write_json(path, inputs | {"modes": before["modes"] | inputs["modes"]} if same else inputs)

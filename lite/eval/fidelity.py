@@ -16,7 +16,6 @@ bootstraps over problems; differences are paired.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +26,13 @@ import numpy as np
 from lite import config
 from lite.compress.baselines import rule_scores, self_information
 from lite.compress.classifier import CompressorModel
-from lite.compress.compress import choose, cohere, encoder
+from lite.compress.compress import Scores, choose, cohere, encoder
 from lite.compress.compress import load as load_compressor
 from lite.compress.logprobs import Scored, log_p
 from lite.compress.select import join, random_scores
 from lite.compress.units import segment
 from lite.errors import LiteError
+from lite.eval.equations import equations, num_cut
 from lite.eval.report import bootstrap_mean
 from lite.models import pretrained
 from lite.runtime.files import atomic_write, write_json
@@ -42,44 +42,8 @@ from lite.schema import Problem
 TRAINED, CONTROLS = "trained", ("random", "self-information", "rules")
 FULL, NONE = "whole", "nothing"  # the chain as it is, and none: what the measures can reach
 ANSWER_CUE, STEP_CUE = "\nThe answer is ", " = "
-_RESULT = re.compile(r"=\s*\\?[$\u20ac\u00a3]?\s*(-?\d[\d,]*(?:\.\d+)?|-?\.\d+)[^=]*$")
 _PROBLEMS = 8  # judged together
 _NUM_TOKENS = 1024  # in one forward pass
-
-
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """A gold equation: which unit of the chain it is, its result, and the unit's characters from the result on."""
-
-    unit: int
-    result: str
-    tail: int
-
-
-def equations(cot: str) -> list[Equation]:
-    """The gold equations of a worked solution: formulas that end in `= number`."""
-    found = []
-    for index, unit in enumerate(segment(cot)):
-        if unit.kind == "formula" and (match := _RESULT.search(cot[unit.start : unit.end])):
-            found.append(Equation(index, match[1], unit.end - unit.start - match.start(1)))
-    return found
-
-
-def num_cut(cot: str, short: str) -> int:
-    """Numbers and formulas of a compressed chain that are no whole units of the original, one after the other."""
-    pieces = {"".join(cot[unit.start : unit.end].split()) for unit in segment(cot)}
-    longest = max(map(len, pieces), default=0)
-    cut = 0
-    for unit in segment(short):
-        if unit.kind == "word":
-            continue
-        text = "".join(short[unit.start : unit.end].split())
-        reached = {0}  # ends of what whole units can spell
-        for end in range(1, len(text) + 1):
-            if any(text[at:end] in pieces for at in range(max(0, end - longest), end) if at in reached):
-                reached.add(end)
-        cut += len(text) not in reached
-    return cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +132,7 @@ class Judge:
 
 def _scores(
     compressor: CompressorModel, judge: Judge, problems: Sequence[Problem], cohesion: float, seed: int
-) -> dict[str, list[Sequence[float]]]:
+) -> dict[str, Sequence[Scores]]:
     """Each method's scores of the units of each solution."""
     questions, cots = [p.question for p in problems], [p.cot for p in problems]
     return {

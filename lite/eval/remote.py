@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from lite.errors import LiteError
 from lite.infer.engine import Engine
-from lite.infer.request import Answer, Ask
+from lite.infer.request import Answer, Ask, Stop
 from lite.remote.client import Endpoint
 from lite.remote.completions import Completion, Sampling, complete
 
@@ -38,7 +38,7 @@ def generate(
             )
         elif ids and ids[-1] in engine.model.lexicon.ends:
             ids = ids[:-1]
-        stop = "eos" if completion.ended else "length"
+        stop: Stop = "eos" if completion.ended else "length"
         on_done(index, engine.read(asks[index], ids, seconds=completion.seconds, stop=stop))
 
     complete(

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
+from lite.grading.forms import (
+    FLIPPED,
+    as_interval,
+    by_name,
+    has_sign,
+    members,
+    num_decimals,
+    quantity,
+    solved,
+    union,
+)
 from lite.grading.lexer import lex
 from lite.grading.parser import Node, parse, text_key
 from lite.grading.values import Evaluator, Unknown, names_in
 
 MAX_CHARS = 400  # a longer answer is no answer
 MIN_DECIMALS = 6  # of a decimal that stands for 1/3 or a root
-_FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _OPTIONS = frozenset("abcdefghij")
 
 
@@ -41,15 +52,15 @@ def _spelling(answer: str) -> str:
 
 def _is_word(key: str | None) -> bool:
     """Whether letters are a word and no product of variables."""
-    return bool(key) and (len(key) > 3 or bool(set(key) & set("eiou" if len(key) < 3 else "aeiou")))
+    return bool(key and (len(key) > 3 or set(key) & set("eiou" if len(key) < 3 else "aeiou")))
 
 
 def _options(answer: str, other: str) -> str:
     """The option letters that an answer gives, sorted, where the other side is option letters, too."""
     keys = [text_key(side.replace("\\text{and}", ",").replace(" and ", ",")) for side in (answer, other)]
-    if not all(keys):
+    letters = ["".join((key or "").split()) for key in keys]
+    if not all(letters):
         return ""
-    letters = ["".join(key.split()) for key in keys]
     upper = all(
         c.isupper()
         for side in (answer, other)
@@ -75,8 +86,8 @@ class _Comparison:
         self.evaluator = Evaluator()
 
     def same(self, one: Node, other: Node) -> bool:
-        one, ours = _quantity(one)
-        other, theirs = _quantity(other)
+        one, ours = quantity(one)
+        other, theirs = quantity(other)
         if ours and theirs:
             if ours[0] != theirs[0]:
                 return False
@@ -99,7 +110,7 @@ class _Comparison:
             return self.relations(one, other)
         if set(kinds) & {"∪", "∩", "∖"}:
             return self.sets(one, other)
-        if set(kinds) & {"list", "set"} or _has_sign(one) or _has_sign(other):
+        if set(kinds) & {"list", "set"} or has_sign(one) or has_sign(other):
             return self.members(one, other)
         if "sequence" in kinds:
             if kinds[0] != kinds[1]:
@@ -107,10 +118,10 @@ class _Comparison:
             brackets = [(node[1].replace("⟨", "("), node[2].replace("⟩", ")")) for node in (one, other)]
             return brackets[0] == brackets[1] and self.each(one[3], other[3])
         if "matrix" in kinds:
-            return kinds[0] == kinds[1] and self.each(
-                *([("list", [*row, ("name", "row")]) for row in node[1]] for node in (one, other)),
-                same=self.row,
-            )
+            if kinds[0] != kinds[1]:
+                return False
+            ours, theirs = ([("list", [*row, ("name", "row")]) for row in node[1]] for node in (one, other))
+            return self.each(ours, theirs, same=self.row)
         if "ratio" in kinds:
             return kinds[0] == kinds[1] and self.each(one[1], other[1])
         if "based" in kinds:
@@ -139,14 +150,14 @@ class _Comparison:
         if given[0] != "decimal" or names_in([exact]):
             return False
         decimals = len(given[2].partition(".")[2])
-        needed = 6 if _decimals(exact) is not None else 4
+        needed = 6 if num_decimals(exact) is not None else 4
         if (
             decimals < MIN_DECIMALS
             or len(given[2].replace(".", "").lstrip("0")) < needed
             or "e" in given[2].lower()
         ):
             return False
-        if decimals > (_decimals(exact) or 10**6):
+        if decimals > (num_decimals(exact) or 10**6):
             return False
         value = self.evaluator.value(exact, 0, 40)
         if not isinstance(value, Fraction):
@@ -164,12 +175,12 @@ class _Comparison:
 
     def members(self, one: Node, other: Node) -> bool:
         """Lists and sets in any order; a list with dots, or against a sequence, in its own."""
-        ours, theirs = list(_members(one)), list(_members(other))
+        ours, theirs = list(members(one)), list(members(other))
         if "sequence" in (one[0], other[0]):
             pair, items = (one, theirs) if one[0] == "sequence" else (other, ours)
             if "set" in (one[0], other[0]) or pair[1] == "[" or pair[2] == "]":
                 return len(items) == 1 and self.plain(pair, items[0])
-            return self.each(pair[3], _by_name(items)) if len(items) > 1 else self.plain(pair, items[0])
+            return self.each(pair[3], by_name(items)) if len(items) > 1 else self.plain(pair, items[0])
         if any(("name", "...") in items for items in (ours, theirs)):
             return one[0] == other[0] and self.each(ours, theirs)
         return self.unordered(ours, theirs)
@@ -188,7 +199,7 @@ class _Comparison:
     def sets(self, one: Node, other: Node) -> bool:
         """Unions in any order, the rest as it stands."""
         if "∪" in (one[0], other[0]):
-            return self.unordered(list(_union(one)), list(_union(other)))
+            return self.unordered(list(union(one)), list(union(other)))
         return one[0] == other[0] and self.each(list(one[1:]), list(other[1:]))
 
     # Equations and inequalities
@@ -197,19 +208,19 @@ class _Comparison:
         if one[0] == other[0]:
             return self.same_relations(one, other)
         relation, value = (one, other) if one[0] == "relation" else (other, one)
-        if interval := _interval(relation):
+        if interval := as_interval(relation):
             return self.plain(interval[1], value)
-        sides = _solved(relation)
+        sides = solved(relation)
         return bool(sides) and all(self.same(side, value) for side in sides)
 
     def same_relations(self, one: Node, other: Node) -> bool:
-        ours, theirs = _interval(one), _interval(other)
+        ours, theirs = as_interval(one), as_interval(other)
         if ours and theirs:
             return ours[0] == theirs[0] and self.plain(ours[1], theirs[1])
         if len(one[1]) == len(other[1]):
             for sides, signs in (
                 (one[1], one[2]),
-                (one[1][::-1], [_FLIPPED.get(s, s) for s in one[2][::-1]]),
+                (one[1][::-1], [FLIPPED.get(s, s) for s in one[2][::-1]]),
             ):
                 if (
                     signs == other[2]
@@ -233,7 +244,7 @@ class _Comparison:
         return bool(a and b) and all(_close(a * d, c * b) for c, d in zip(more, others, strict=True))
 
 
-def _close(one: object, other: object) -> bool:
+def _close(one: Any, other: Any) -> bool:
     if isinstance(one, Fraction) and isinstance(other, Fraction):
         return one == other
     import mpmath
@@ -244,115 +255,3 @@ def _close(one: object, other: object) -> bool:
             for side in (one, other)
         )
         return abs(one - other) <= max(abs(one), abs(other)) * mpmath.mpf(10) ** -60
-
-
-def _quantity(node: Node) -> tuple[Node, tuple | None]:
-    """A node without its unit, and the unit."""
-    if node[0] == "quantity":
-        inner, _ = _quantity(node[1])
-        return inner, node[2]
-    if node[0] in ("%", "°"):
-        return node[1], ("share" if node[0] == "%" else "angle", Fraction(1))
-    if node[0] in ("neg", "*"):
-        inner, unit = _quantity(node[-1])
-        return (*node[:-1], inner), unit
-    return node, None
-
-
-def _decimals(node: Node) -> int | None:
-    node = node[1] if node[0] == "neg" else node
-    return len(node[2].partition(".")[2]) if node[0] == "decimal" else None
-
-
-def _has_sign(node: Node) -> bool:
-    return node[0] in ("±", "∓") or (
-        node[0] in ("+", "-", "*", "/", "neg") and any(_has_sign(part) for part in node[1:])
-    )
-
-
-def _with_sign(node: object, plus: bool) -> object:
-    if not isinstance(node, tuple):
-        return node
-    if node[0] in ("±", "∓"):
-        node = ("+" if plus == (node[0] == "±") else "-", *node[1:])
-    return tuple(_with_sign(part, plus) for part in node)
-
-
-def _members(node: Node) -> Iterator[Node]:
-    """What a list or set lists; both values of one with ±."""
-    if node[0] in ("list", "set"):
-        for item in node[1]:
-            yield from _members(item) if item[0] == "list" or _has_sign(item) else [item]
-    elif node[0] == "relation" and node[2] == ["="] and _has_sign(node[1][1]):
-        yield from (("relation", [node[1][0], _with_sign(node[1][1], plus)], ["="]) for plus in (True, False))
-    elif _has_sign(node):
-        yield from (_with_sign(node, plus) for plus in (True, False))
-    else:
-        yield node
-
-
-def _union(node: Node) -> Iterator[Node]:
-    if node[0] == "∪":
-        yield from _union(node[1])
-        yield from _union(node[2])
-    elif node[0] == "list":
-        for item in node[1]:
-            yield from _union(item)
-    else:
-        yield node
-
-
-def _by_name(items: list[Node]) -> list[Node]:
-    """x = 5, y = 9 in the order of their names."""
-    if all(item[0] == "relation" and item[1][0][0] == "name" for item in items):
-        return sorted(items, key=lambda item: item[1][0][1])
-    return items
-
-
-def _is_name(node: Node) -> bool:
-    """Whether a side of an equation is a variable, or another name."""
-    if node[0] == "*":
-        return all(
-            part[0] == "name" and part[1].isupper() or _is_name(part) and part[0] == "*" for part in node[1:]
-        )
-    if node[:2] == ("func", "abs"):
-        return _is_name(node[2])
-    return node[0] == "name" and node[1] not in ("π", "e", "i", "∞", "...")
-
-
-def _solved(relation: Node) -> list[Node]:
-    """The sides that say a value: right of a variable, all where none is there; [] where it is not solved."""
-    _, sides, signs = relation
-    if not set(signs) <= {"=", "≈", "in"}:
-        return []
-    if len(sides) == 2 and _is_name(sides[1]) and not _is_name(sides[0]) and signs == ["="]:
-        sides = sides[::-1]
-    names = names_in([sides[0]])
-    if _is_name(sides[0]) and not names & names_in(sides[1:]):
-        exact = [side for side, sign in zip(sides[1:], signs, strict=True) if sign != "≈"]
-        return exact or sides[1:2]
-    return sides if signs == ["="] * len(signs) else []
-
-
-def _interval(relation: Node) -> tuple[str, Node] | None:
-    """The name and the interval of x > 3 or 2 <= x < 7."""
-    _, sides, signs = relation
-    if signs[0] in (">", ">="):
-        sides, signs = sides[::-1], [_FLIPPED.get(sign, sign) for sign in signs[::-1]]
-    if not set(signs) <= {"<", "<="} or len(sides) > 3:
-        return None
-    infinity = ("name", "∞")
-    if len(sides) == 2:
-        if sides[0][0] == "name" and sides[0][1] != "∞":
-            sides, signs = [("neg", infinity), *sides], ["<", *signs]
-        else:
-            sides, signs = [*sides, infinity], [*signs, "<"]
-    low, name, high = sides
-    if name[0] != "name" or name[1] in names_in([low, high]):
-        return None
-    return name[1], (
-        "sequence",
-        "[" if signs[0] == "<=" else "(",
-        "]" if signs[1] == "<=" else ")",
-        [low, high],
-    )

@@ -56,7 +56,7 @@ def final_answer(text: str) -> str | None:
     if found := _HASHES.findall(text):
         return _undollared(found[-1]) or None
     if found := _SAID.findall(text):
-        return _concise(found[-1].rstrip(_STARS)) or None
+        return next(filter(None, (_concise(said.rstrip(_STARS)) for said in reversed(found))), None)
     return text.strip() if is_plain_number(text.strip()) else None
 
 

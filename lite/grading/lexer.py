@@ -4,75 +4,41 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterator
 from fractions import Fraction
 
-from lite.grading.words import (
-    CHANGING,
-    CJK_SCALES,
-    HARMLESS,
-    SCALES,
-    SMALL,
-    UNITS,
-    cjk_number,
-    is_cjk_numeral,
-)
+from lite.grading.numerals import Token, cjk, compose
+from lite.grading.words import CHANGING, HARMLESS, SCALES, SMALL, UNITS, is_cjk_numeral
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _SCRIPTS = re.compile("([⁰¹²³⁴-⁹⁺⁻⁽⁾ⁿ]+)|([₀-₉]+)")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _RECURRING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?(\d+)\}?")
-_SYMBOLS = {  # of every spelling of a sign, the one that the parser knows
-    **dict.fromkeys(["\\times", "\\cdot", "×", "·", "⋅", "∙", "∗", "\\ast"], "*"),
-    **dict.fromkeys(["\\div", "÷", "∕", "⁄", "\\slash"], "/"),
-    **dict.fromkeys(["−", "–", "‐", "‑", "﹣"], "-"),
-    **dict.fromkeys(["\\le", "\\leq", "\\leqslant", "\\leqq", "≤", "⩽", "≦"], "<="),
-    **dict.fromkeys(["\\ge", "\\geq", "\\geqslant", "\\geqq", "≥", "⩾", "≧"], ">="),
-    **dict.fromkeys(["\\lt", "＜"], "<"),
-    **dict.fromkeys(["\\gt", "＞"], ">"),
-    **dict.fromkeys(["\\ne", "\\neq", "≠"], "!="),
-    **dict.fromkeys(["\\approx", "≈", "\\simeq", "\\doteq"], "≈"),
-    **dict.fromkeys(["\\in", "∈"], "in"),
-    **dict.fromkeys(["\\cup", "∪"], "∪"),
-    **dict.fromkeys(["\\cap", "∩"], "∩"),
-    **dict.fromkeys(["\\setminus", "\\backslash", "∖"], "∖"),
-    **dict.fromkeys(["\\pm", "±"], "±"),
-    **dict.fromkeys(["\\mp", "∓"], "∓"),
-    **dict.fromkeys(
-        ["\\ldots", "\\cdots", "\\dots", "\\dotsc", "\\dotsb", "\\vdots", "…", "⋯", "..."], "..."
-    ),
-    **dict.fromkeys(["\\circ", "\\degree", "°", "º"], "°"),
-    **dict.fromkeys(["\\%", "%", "٪", "\\percent"], "%"),
-    **dict.fromkeys(["\\lbrace", "\\{"], "\\{"),
-    **dict.fromkeys(["\\rbrace", "\\}"], "\\}"),
-    **dict.fromkeys(["\\langle", "⟨", "〈"], "⟨"),
-    **dict.fromkeys(["\\rangle", "⟩", "〉"], "⟩"),
-    **dict.fromkeys(["\\lbrack"], "["),
-    **dict.fromkeys(["\\rbrack"], "]"),
-    **dict.fromkeys(["\\vert", "\\lvert", "\\rvert", "\\mid", "∣"], "|"),
-    **dict.fromkeys(["、", ";", "；"], ","),
-    **dict.fromkeys(["\\prime", "′", "’"], "'"),
-    **dict.fromkeys(["\\$", "$", "US\\$"], "$"),
-    **dict.fromkeys(["\\pounds", "£"], "£"),
-    "**": "^",
-    "×": "*",
-}
-_NAMES = {  # letters and words that name something
-    **dict.fromkeys(["\\infty", "∞", "infinity", "infty", "inf", "oo"], "∞"),
-    **dict.fromkeys(["\\pi", "π", "pi"], "π"),
-    **dict.fromkeys(["\\emptyset", "\\varnothing", "∅", "Ø"], "∅"),
-    **dict.fromkeys(["\\theta", "\\vartheta", "theta"], "θ"),
-    **dict.fromkeys(["\\phi", "\\varphi", "ϕ"], "φ"),
-    **dict.fromkeys(["\\epsilon", "\\varepsilon"], "ε"),
-    **{f"\\{unicodedata.name(c).split()[-1].lower()}": c for c in "αβγδζηικμνξρστυχψω"},
-    "\\lambda": "λ",
-    **dict.fromkeys(["ℝ", "\\R", "\\Reals"], "R"),
-    **dict.fromkeys(["ℤ", "\\Z"], "Z"),
-    **dict.fromkeys(["ℕ", "\\N"], "N"),
-    **dict.fromkeys(["ℚ", "\\Q"], "Q"),
-    **dict.fromkeys(["ℂ", "\\C"], "C"),
-}
+
+
+def _table(text: str) -> dict[str, str]:
+    """Spellings by what they mean: entries of a meaning and its spellings, two blanks or a line apart."""
+    entries = (entry.split() for entry in re.split(r"\s{2,}", text.strip()))
+    return {spelling: meaning for meaning, *spellings in entries for spelling in spellings}
+
+
+_SYMBOLS = _table(  # of every spelling of a sign, the one that the parser knows
+    r"""
+    * \times \cdot × · ⋅ ∙ ∗ \ast  / \div ÷ ∕ ⁄ \slash  - − – ‐ ‑ ﹣  <= \le \leq \leqslant \leqq ≤ ⩽ ≦
+    >= \ge \geq \geqslant \geqq ≥ ⩾ ≧  < \lt ＜  > \gt ＞  != \ne \neq ≠  ≈ \approx ≈ \simeq \doteq
+    in \in ∈  ∪ \cup ∪  ∩ \cap ∩  ∖ \setminus \backslash ∖  ± \pm ±  ∓ \mp ∓
+    ... \ldots \cdots \dots \dotsc \dotsb \vdots … ⋯ ...  ° \circ \degree ° º  % \% % ٪ \percent
+    \{ \lbrace \{  \} \rbrace \}  ⟨ \langle ⟨ 〈  ⟩ \rangle ⟩ 〉  [ \lbrack  ] \rbrack
+    | \vert \lvert \rvert \mid ∣  , 、 ; ；  ' \prime ′ ’  $ \$ $ US\$  £ \pounds £  ^ **
+    """
+)
+_NAMES = {f"\\{unicodedata.name(c).split()[-1].lower()}": c for c in "αβγδζηικμνξρστυχψω"} | _table(
+    r"""
+    ∞ \infty ∞ infinity infty inf oo  π \pi π pi  ∅ \emptyset \varnothing ∅ Ø  θ \theta \vartheta theta
+    φ \phi \varphi ϕ  ε \epsilon \varepsilon  λ \lambda  R ℝ \R \Reals  Z ℤ \Z  N ℕ \N  Q ℚ \Q  C ℂ \C
+    """
+)
 FUNCTIONS = frozenset(
     "sqrt cbrt frac binom log ln lg exp sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh abs".split()
 )
@@ -81,15 +47,9 @@ _RELATIONS = frozenset(  # that the grammar does not know: what holds one is com
     "to rightarrow longrightarrow leftarrow Rightarrow implies iff equiv mod pmod bmod parallel perp not sim cong subset"
     " subseteq notin propto mapsto lim land lor neg forall exists".split()
 )
-_SPELT = {
-    "dfrac": "frac",
-    "tfrac": "frac",
-    "cfrac": "frac",
-    "dbinom": "binom",
-    "tbinom": "binom",
-    "√": "sqrt",
-}
-_SPELT |= {"choose": "binom", "asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_SPELT = _table(
+    "frac dfrac tfrac cfrac  binom dbinom tbinom choose  sqrt √  arcsin asin  arccos acos  arctan atan"
+)
 _DROPPED = re.compile(  # what only changes how an answer looks
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|limits|quad|qquad|thinspace|hfill|hline|rm|bf|it"
     r"|boldsymbol|mathbf|mathbb|mathcal|mathit|bm|angle|triangle|underline|phantom|color\s*\{[^{}]*\}|textcolor\s*\{[^{}]*\}"
@@ -114,17 +74,6 @@ _SCAN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """`kind`: num, name, func, word, env, op. `value`: of a number a Fraction, else its spelling. `spaced`: whether white
-    space stands before it. `digits`: a number as it is written; "" for words."""
-
-    kind: str
-    value: object
-    spaced: bool = False
-    digits: str = ""
-
-
 def lex(answer: str, grouped: bool = True) -> list[Token]:
     """The tokens of an answer. `grouped`: 1,234 is one number. Raises ValueError for what is no answer."""
     text = _VULGAR.sub(lambda m: " " + unicodedata.normalize("NFKC", m[0]).replace("⁄", "/"), answer)
@@ -141,7 +90,7 @@ def lex(answer: str, grouped: bool = True) -> list[Token]:
     text = _PRIMES.sub(lambda m: "'" * m[0].count("\\prime"), text)
     text = _RECURRING.sub(_recurring, text)
     text = _DROPPED.sub(" ", _LETTER.sub(r" \1", text))
-    return _compose(list(_scan(text)))
+    return compose(list(_scan(text)))
 
 
 def _without_dollars(text: str) -> str:
@@ -159,8 +108,9 @@ def _recurring(match: re.Match[str]) -> str:
     return rf" (\frac{{{value}}}{{{nines}}}) "
 
 
-def _scan(text: str):
-    place, spaced, plain_until = 0, False, []  # ends of text commands
+def _scan(text: str) -> Iterator[Token]:
+    place, spaced = 0, False
+    plain_until: list[int] = []  # ends of text commands
     last = ""  # what was found before
     while place < len(text):
         if plain_until and place >= plain_until[-1]:
@@ -190,6 +140,7 @@ def _scan(text: str):
             place, spaced = end, False
             continue
         match = _SCAN.match(text, place)
+        assert match  # its last choice is any character
         kind, found = match.lastgroup, match[0]
         place = match.end()
         if kind == "space":
@@ -223,7 +174,7 @@ def _scan(text: str):
             end = place
             while end < len(text) and "\u3040" <= text[end] <= "\u9fff":
                 end += 1
-            yield from _cjk(text[place - 1 : end], spaced, before[-1:].isdigit())
+            yield from cjk(text[place - 1 : end], spaced, before[-1:].isdigit())
             place = end
         elif found.isalpha():
             yield Token("name", found, spaced)
@@ -234,7 +185,7 @@ def _scan(text: str):
         spaced = False
 
 
-def _command(found: str, spaced: bool):
+def _command(found: str, spaced: bool) -> Iterator[Token]:
     name = _SPELT.get(found[1:], found[1:])
     if found in _SYMBOLS:
         yield Token("op", _SYMBOLS[found], spaced)
@@ -260,7 +211,7 @@ def _is_product(run: str, spaced: bool, before: str) -> bool:
     return not (after_number and spaced and set(run.lower()) & set("aeiou"))
 
 
-def _word(found: str, spaced: bool, in_text: bool, before: str):
+def _word(found: str, spaced: bool, in_text: bool, before: str) -> Iterator[Token]:
     """A run of letters: a function, a number word, a word, or a product of variables."""
     low = found.lower()
     name = _SPELT.get(low, low)
@@ -278,99 +229,3 @@ def _word(found: str, spaced: bool, in_text: bool, before: str):
         yield from (Token("name", letter, spaced and not place) for place, letter in enumerate(found))
     else:
         yield Token("word", found, spaced)
-
-
-def _cjk(run: str, spaced: bool, after_number: bool):
-    """Chinese: numerals and their multipliers are numbers, the rest words."""
-    while run:
-        size = next((n for n in range(min(len(run), 16), 0, -1) if cjk_number(run[:n]) is not None), 0)
-        if size and not (after_number and run[0] in CJK_SCALES):
-            yield Token("num", Fraction(cjk_number(run[:size])), spaced, "")
-            run, spaced, after_number = run[size:], False, True
-        elif run[0] in CJK_SCALES and run[:2] not in ("千克", "千米", "千瓦", "百分"):
-            yield Token("scale", run[0], spaced)
-            run, spaced = run[1:], False
-        else:
-            yield Token("word", run, spaced)
-            return
-
-
-def _compose(tokens: list[Token]) -> list[Token]:
-    """Join number words: twenty-one, two hundred and five, 3 million, 7 billionths, half a dozen."""
-    out: list[Token] = []
-    place = 0
-    while place < len(tokens):
-        token = tokens[place]
-        if token.kind == "scale" and out and out[-1].kind == "num":
-            out[-1] = Token("num", out[-1].value * _scale(token.value), out[-1].spaced)
-        elif token.kind in ("small", "scale"):
-            value, place = _spoken(tokens, place)
-            out.append(
-                Token("num", value, token.spaced) if value is not None else Token("word", token.value, True)
-            )
-            continue
-        else:
-            out.append(token)
-        place += 1
-    for place in range(len(out) - 2, 0, -1):  # two and a half
-        if out[place].value == "and" and out[place - 1].kind == "num":
-            size = 2 + (out[place + 1].value == "a")
-            part = out[place + size - 1] if place + size <= len(out) else None
-            if part and part.kind == "num" and not part.digits and part.value < 1:
-                out[place - 1 : place + size] = [
-                    Token("num", out[place - 1].value + part.value, out[place - 1].spaced)
-                ]
-    return out
-
-
-def _scale(name: str) -> Fraction:
-    return Fraction(CJK_SCALES[name] if name in CJK_SCALES else SCALES[name])
-
-
-def _spoken(tokens: list[Token], place: int) -> tuple[Fraction | None, int]:
-    """The number whose words begin at a place, and where they end."""
-    total, current, first = Fraction(0), None, place
-    while place < len(tokens):
-        token = tokens[place]
-        if token.kind == "small":
-            tens = current is not None and (current % 100 == 0 or (current % 100 >= 20 and current % 10 == 0))
-            if current is not None and not (
-                tens and token.value < (100 if current % 100 == 0 else 10) and current
-            ):
-                break
-            current = (current or 0) + token.value
-        elif token.kind == "scale":
-            scale = _scale(token.value)
-            if current is None:
-                if place == first and token.value not in (
-                    "half",
-                    "dozen",
-                    "hundred",
-                    "thousand",
-                    "million",
-                    "billion",
-                ):
-                    return None, place + 1
-                if place > first:
-                    break
-            current = (1 if current is None else current) * scale
-            if scale >= 1000 or scale < 1:
-                total, current = total + current, None
-                if scale < 1:
-                    place += 1
-                    break
-        elif token.kind == "op" and token.value == "-" and not token.spaced and current and current % 10 == 0:
-            if not (place + 1 < len(tokens) and tokens[place + 1].kind in ("small", "scale")):
-                break
-        elif (
-            token.kind == "word"
-            and token.value == "and"
-            and (current or total)
-            and (current or 100) % 100 == 0
-        ):
-            if not (place + 1 < len(tokens) and tokens[place + 1].kind == "small"):
-                break
-        else:
-            break
-        place += 1
-    return total + (current or 0), place

@@ -18,15 +18,11 @@ _LARGE = {"hundred": 100, "thousand": 1000} | {
     word: 1000 ** (place + 2)
     for place, word in enumerate("million billion trillion quadrillion quintillion".split())
 }
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "seventh": 7}
-_PARTS |= {
-    "eighth": 8,
-    "ninth": 9,
-    "tenth": 10,
-    "eleventh": 11,
-    "twelfth": 12,
-    "sixteenth": 16,
-    "twentieth": 20,
+_PARTS = {"half": 2, "halve": 2, "quarter": 4, "sixteenth": 16, "twentieth": 20} | {
+    word: value
+    for value, word in enumerate(
+        "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 3
+    )
 }
 _PARTS |= {f"{word}th": value for word, value in _LARGE.items()}
 SCALES: dict[str, int | Fraction] = {
@@ -34,14 +30,17 @@ SCALES: dict[str, int | Fraction] = {
     **{f"{word}s": value for word, value in _LARGE.items()},
     **{word: Fraction(1, value) for word, value in _PARTS.items()},
     **{f"{word}s": Fraction(1, value) for word, value in _PARTS.items()},
-    **dict.fromkeys(["dozen", "dozens"], 12),
-    **dict.fromkeys(["pair", "pairs"], 2),
-    **dict.fromkeys(["score", "scores"], 20),
-    **dict.fromkeys(["gross"], 144),
-    **dict.fromkeys(["mil", "mn"], 10**6),
-    **dict.fromkeys(["bn"], 10**9),
-    **dict.fromkeys(["lakh", "lakhs"], 10**5),
-    **dict.fromkeys(["crore", "crores"], 10**7),
+    **{
+        "dozen": 12,
+        "dozens": 12,
+        "pair": 2,
+        "pairs": 2,
+        "score": 20,
+        "scores": 20,
+        "gross": 144,
+        "mil": 10**6,
+    },
+    **{"mn": 10**6, "bn": 10**9, "lakh": 10**5, "lakhs": 10**5, "crore": 10**7, "crores": 10**7},
 }
 CJK_SCALES = {"十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8}
 _CJK_DIGITS = {c: v for v, c in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2, "兩": 2}

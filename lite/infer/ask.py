@@ -22,15 +22,14 @@ def ask(model: Path, asked: Ask, *, escalating: bool, as_json: bool, hide_thinki
     """Print the reply to one question as it comes, or as one JSON object; counts go to stderr."""
     with Engine(model, batch_size=2 if escalating else 1) as engine:
         if escalating:
-            answer, tried = escalate(
-                engine, asked, None if as_json else lambda each: print(counts(each), file=sys.stderr)
-            )
+            answer, tried = escalate(engine, asked, None if as_json else _say)
             if as_json:
                 shown = {**answer.to_json(), "tried": [each.to_json() for each in tried]}
                 return print(json.dumps(shown, ensure_ascii=False))
             if answer.think and not hide_thinking:
                 print(printable(f"{answer.think}\n"))
-            return print(printable(answer.visible))
+            print(printable(answer.visible), flush=True)
+            return print(_sum(tried), file=sys.stderr)
         stream = engine.submit(asked)
         if as_json:
             return print(json.dumps(stream.answer().to_json(), ensure_ascii=False))
@@ -38,13 +37,13 @@ def ask(model: Path, asked: Ask, *, escalating: bool, as_json: bool, hide_thinki
 
 
 def escalate(
-    engine: Engine, ask: Ask, on_try: Callable[[Answer], None] | None = None
+    engine: Engine, ask: Ask, on_try: Callable[[list[Answer]], None] | None = None
 ) -> tuple[Answer, list[Answer]]:
     """Ask at the smallest ratio, twice; go up the ladder while an answer is missing or the two disagree.
 
     At every ratio one reply is as `ask` wants it and one is sampled; they are decoded together, and share their
-    prompt with those before. The largest ratio is asked once, and what it says stands. Gives the answer and all
-    replies, in their order. Raises LiteError where the GGUF has no dial.
+    prompt with those before. The largest ratio is asked once, and what it says stands. `on_try` is told the replies
+    of each ratio. Gives the answer and all replies, in their order. Raises LiteError where the GGUF has no dial.
     """
     if not engine.has_dial:
         raise LiteError(f"{engine.path.name} has no dial to escalate on; ask it once")
@@ -55,10 +54,32 @@ def escalate(
         answers = engine.generate([first] if ratio == RATIOS[-1] else [first, second])
         tried += answers
         if on_try:
-            on_try(answers[0])
+            on_try(answers)
         if len(answers) == 2 and agree(*answers):
             break
     return answers[0], tried
+
+
+def _say(answers: list[Answer]) -> None:
+    if len(answers) == 2 and not agree(*answers):
+        print(f"{answers[0].mode}: two replies do not agree; going up", file=sys.stderr)
+
+
+def _sum(tried: list[Answer]) -> str:
+    """One line on what all replies took, and why the last ratio's stands."""
+    last = [answer for answer in tried if answer.mode == tried[-1].mode]
+    why = "two replies agree" if len(last) == 2 else "the largest ratio, asked once"
+    seconds = sum(max(pair) for pair in _seconds(tried))
+    return (
+        f"[{last[0].mode}, {why}: {last[0].think_tokens} think tokens, {last[0].total_tokens} in all;"
+        f" {len(tried)} replies took {sum(each.total_tokens for each in tried)} tokens, {seconds:.1f} s]"
+    )
+
+
+def _seconds(tried: list[Answer]) -> list[list[float]]:
+    """The seconds of the replies of each ratio; these are decoded together."""
+    modes = dict.fromkeys(answer.mode for answer in tried)
+    return [[answer.seconds for answer in tried if answer.mode == mode] for mode in modes]
 
 
 def agree(one: Answer, other: Answer) -> bool:

@@ -46,7 +46,8 @@ class Controller:
     `phase` is where the reply begins: what of it the prompt has written already. `emit` is called with every Piece.
     `ids` is what was written. A step may take back the last of them; who feeds them has to forget these, too.
     `stops` end the answer; what follows its end is the last `num_hidden` bytes of the reply then.
-    `raw`: the reply is a text that goes on, in which markers mean nothing.
+    `raw`: the reply is a text that goes on, in which markers mean nothing. `opens`: this model opens its think spans
+    itself, as one with a dial does; another may close one that it has not opened.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Controller:
         stops: Sequence[str] = (),
         grammar: Grammar | None = None,
         raw: bool = False,
+        opens: bool = False,
     ):
         self.lexicon, self.limits = lexicon, limits
         self._stops = Stops(stops, emit, raw=raw) if stops else None
@@ -66,7 +68,7 @@ class Controller:
         self._grammar = grammar
         show = self._show if emit else None
         self.reader = Verbatim(show) if raw else Reader(phase, show)
-        self._is_raw = raw
+        self._is_raw, self._opens = raw, opens
         self.ids: list[int] = []
         self.stop: Stop | None = None
         self.num_hidden = 0
@@ -158,11 +160,12 @@ class Controller:
         phase, tail = self.reader.phase, self.reader.tail
         if phase is Phase.THINK:
             return False
-        if _CLOSE in tail[1 - len(_CLOSE) :] + piece:
+        if _CLOSE in (tail[1 - len(_CLOSE) :] + piece).lower():
             # A model whose habit is that its prompt opens the span closes one that it has not opened.
-            closes_unopened = self._never_opened and self.limits.budget is None and not self._grammar
-            return not closes_unopened or _CLOSE in self.reader.answer
-        return phase is Phase.ANSWER and _OPEN in tail[1 - len(_OPEN) :] + piece
+            may_close = not (self._opens or self._grammar) and self.limits.budget is None
+            closes_unopened = self._never_opened and may_close
+            return not closes_unopened or self.reader.closed or _CLOSE in self.reader.answer.lower()
+        return phase is Phase.ANSWER and _OPEN in (tail[1 - len(_OPEN) :] + piece).lower()
 
     def _is_empty_box(self) -> bool:
         return self._box_end is not None and self.reader.answer.rstrip().endswith(BOX.encode())
@@ -177,11 +180,11 @@ class Controller:
         phase = self.reader.phase
         if phase is Phase.THINK:  # the answer begins with a token of its own
             return not (
-                self.reader.closes(piece) and (self.reader.tail + piece).rpartition(_CLOSE)[2].strip()
+                self.reader.closes(piece) and (self.reader.tail + piece).lower().rpartition(_CLOSE)[2].strip()
             )
         if phase is Phase.LEAD and token not in self.lexicon.ends:
             body = without_lead((self._lead + piece).decode("utf-8", errors="replace"))
-            if not body or body.rstrip() == THINK_OPEN:
+            if not body or body.rstrip().lower() == THINK_OPEN:
                 return True
         return self._grammar.allows(token)
 
@@ -238,7 +241,8 @@ class Controller:
         """What to write in the think span: its closing marker where the budget, or the model, is at its end."""
         reader, budget, piece = self.reader, self.limits.budget, self.lexicon.pieces[proposed]
         begun, left = reader.marker(), budget - reader.num_tokens
-        if reader.closes(piece) or reader.marker(piece) == begun + piece:
+        closes = reader.closes(piece) or reader.marker(piece) == begun + piece
+        if piece and closes and (left > 0 or len(begun) < len(_CLOSE)):
             return proposed  # the model closes it by itself
         if left <= WIND_DOWN * budget and reader.at_end_of_sentence(piece):
             self._stay()
@@ -257,7 +261,7 @@ class Controller:
         """What closes the think span here, and begins the answer where one is promised."""
         begun = self.reader.marker()
         line = "" if begun or self.reader.tail.endswith(b"\n") else "\n"
-        closing = f"{line}{THINK_CLOSE.removeprefix(begun.decode())}\n\n"
+        closing = f"{line}{THINK_CLOSE[len(begun) :]}\n\n"
         if not self.limits.forced:
             return closing
         self._box_end = len(self.lexicon.spell(ASK)) + BOX_TOKENS

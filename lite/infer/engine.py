@@ -171,6 +171,7 @@ class Engine:
             stops=ask.stop,
             grammar=self.model.grammar(ask.grammar) if ask.grammar else None,
             raw=ask.prompt is not None,
+            opens=self.has_dial,
         )
         job = Job(ask, prompt.ids, controller, stream, self._nudge(ask))
 

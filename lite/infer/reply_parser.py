@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 from lite.infer.request import Kind, Piece
-from lite.tokens import THINK_CLOSE, THINK_OPEN, is_quoted, strip_control, without_lead
+from lite.tokens import QUOTES, THINK_CLOSE, THINK_OPEN, is_quoted, strip_control, without_lead
 
 LEAD_TOKENS = 16  # a reply that has not opened its think span by then is all answer
 TAIL_BYTES = 32
@@ -36,7 +36,7 @@ class Reader:
 
     `num_tokens`: tokens written in this phase so far, except a few line breaks before its text. `think_tokens`: those
     of all think spans, without their markers and the line breaks beside them. `answer`: the text of the answer. `tail`:
-    the last bytes written.
+    the last bytes written. `closed`: whether a marker has closed a span, or would have, had one been open.
     """
 
     def __init__(
@@ -47,9 +47,12 @@ class Reader:
     ):
         self.phase, self._emit, self._unopened = phase, emit, unopened
         self.num_tokens = self.think_tokens = 0
+        self.closed = False
         self.answer = self.tail = b""
         self._held: list[bytes] = []  # tokens that may turn out to be no text of this phase
         self._begun = False  # whether this phase has text yet
+        self._shown: set[Kind] = set()
+        self._last = b""  # the last bytes of this phase before those that are held
         self._num_blank = 0  # tokens before it
         self._counts = {Phase.THINK: 0, Phase.ANSWER: 0}  # tokens of earlier spans
 
@@ -75,15 +78,18 @@ class Reader:
     def finish(self) -> None:
         """The reply has ended: what is held is text, but for white space and half a character at its end."""
         held = whole(b"".join(self._held)).rstrip()
+        if self.phase is not Phase.LEAD and (marker := self._marker_in(held, ended=True)):
+            return self._pass(held, marker)
         if held and self.phase is not Phase.LEAD:
             self._say(held)
 
     def marker(self, piece: bytes = b"") -> bytes:
-        """What of the closing marker stands at the end of the text, with a token `piece` behind it."""
+        """What of the closing marker stands at the end of the text, with a token `piece` behind it.
+
+        All of it does where it follows a quote, and what comes next says whether it is one.
+        """
         text = self.tail + piece
-        return next(
-            (text[-size:] for size in range(len(_CLOSE) - 1, 0, -1) if _ends(text, _CLOSE[:size])), b""
-        )
+        return next((text[-size:] for size in range(len(_CLOSE), 0, -1) if _ends(text, _CLOSE[:size])), b"")
 
     def at_end_of_sentence(self, piece: bytes) -> bool:
         """Whether a sentence or a line ends before a token with this text."""
@@ -106,44 +112,39 @@ class Reader:
         starts = (mark[:size] for mark in (_OPEN, _CLOSE) for size in range(1, len(mark) + 1))
         return b"<" in last and any(last.endswith(start) for start in starts)
 
-    def _marker_in(self, held: bytes) -> re.Match[bytes] | None:
+    def _marker_in(self, held: bytes, *, ended: bool = False) -> re.Match[bytes] | None:
         """The first marker in the text held that is not quoted; one behind a quote waits for what follows it."""
         for match in _MARKER.finditer(held):
-            before = (
-                self.tail[: len(self.tail) - len(held) + match.start()]
-                if not match.start()
-                else held[: match.start()]
-            )
-            quote, behind = before[-1:].decode("ascii", "ignore"), held[match.end() : match.end() + 1]
-            if (
-                quote
-                and quote in "`\"'"
-                and (not behind or is_quoted(quote, behind.decode("ascii", "ignore")))
-            ):
-                continue
-            return match
+            quote = (self._last + held[: match.start()])[-3:].decode(errors="ignore")[-1:]
+            behind = whole(held[match.end() : match.end() + 3])
+            waits = quote in QUOTES and not behind and not ended
+            if not waits and not is_quoted(quote, behind.decode(errors="ignore")[:1]):
+                return match
         return None
 
     def _pass(self, held: bytes, marker: re.Match[bytes]) -> None:
         """Go past a marker; one too many is no text."""
         phase, rest = Phase.ANSWER if marker[1] else Phase.THINK, held[marker.end() :]
+        self.closed |= phase is Phase.ANSWER
         if self.phase is Phase.ANSWER:
             self.answer = self.answer.removesuffix(held[marker.start() :])
         self._say(held[: marker.start()].rstrip())
         self._enter(phase, rest)
 
     def _read_lead(self) -> None:
-        body = without_lead(whole(b"".join(self._held)).decode("utf-8", errors="replace")).encode()
+        held = b"".join(self._held)
+        half = held[len(whole(held)) :]  # a character that has begun
+        body = without_lead(whole(held).decode("utf-8", errors="replace")).encode()
         if body.lower().startswith(_OPEN):
-            self._enter(Phase.THINK, body[len(_OPEN) :])
+            self._enter(Phase.THINK, body[len(_OPEN) :] + half)
         elif self.num_tokens > LEAD_TOKENS or not _OPEN.startswith(body.lower()):
-            self._enter(self._unopened, body)
+            self._enter(self._unopened, body + half)
 
     def _enter(self, phase: Phase, rest: bytes) -> None:
         """Go on to a phase; `rest` is what the last token wrote of it."""
         if self.phase in self._counts:
             self._counts[self.phase] = self.num_tokens
-        self.phase, self._held, self._begun = phase, [], False
+        self.phase, self._held, self._begun, self._last = phase, [], False, b""
         self.num_tokens, self._num_blank = self._counts[phase], 0
         if rest.strip():
             self.read(rest)
@@ -157,7 +158,7 @@ class Reader:
             if place >= len(text):
                 break
             num, place = num + 1, place + len(piece)
-        self._held = []
+        self._held, self._last = [], text[-3:]
         if not num:
             return
         if self.phase is Phase.THINK:
@@ -165,6 +166,9 @@ class Reader:
         if self._emit:
             kind: Kind = "think" if self.phase is Phase.THINK else "answer"
             shown = strip_control((text if self._begun else text.lstrip()).decode("utf-8", errors="replace"))
+            if not self._begun and kind in self._shown:  # a further span of its kind
+                shown = "\n\n" + shown
+            self._shown.add(kind)
             self._emit(Piece(kind, shown, num))
         self._begun = True
 

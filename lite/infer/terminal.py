@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sys
+
+from rich.cells import cell_len
 
 from lite.errors import printable
 from lite.infer.request import Answer, Stream
 
 _DIM, _PLAIN, _ERASE_LINE = "\x1b[2m", "\x1b[0m", "\r\x1b[K"
+
+
+class Wrap:
+    """Breaks the lines of a text that comes in pieces at blanks, for a terminal `width` columns wide.
+
+    A word is held back until its end is known; one that is longer than a line is left to the terminal.
+    """
+
+    def __init__(self, width: int):
+        self.width, self.column, self.blank, self.word = width, 0, "", ""
+
+    def feed(self, text: str) -> str:
+        """What can be shown once `text` has come."""
+        shown = ""
+        for part in re.findall(r"\n|[^\S\n]+|\S+", text):
+            if not part.isspace():
+                self.word += part
+                continue
+            shown += self.flush()
+            self.blank = "" if part == "\n" else self.blank + part
+            if part == "\n":
+                shown, self.column = shown + part, 0
+        return shown
+
+    def flush(self) -> str:
+        """The word that is held back."""
+        if not self.word:
+            return ""
+        size, blank = cell_len(self.word), cell_len(self.blank)
+        breaks = self.column > 0 and self.column + blank + size > self.width
+        shown = ("\n" if breaks else self.blank) + self.word
+        self.column = size if breaks else self.column + blank + size
+        self.blank = self.word = ""
+        return shown
 
 
 class Screen:
@@ -23,6 +61,7 @@ class Screen:
         """Print a reply as it comes; give its answer. Ctrl-C stops the reply, and what there is of it is given."""
         counting = not self.thinking and sys.stderr.isatty()
         dim, plain = (_DIM, _PLAIN) if sys.stdout.isatty() else ("", "")
+        wrap = Wrap(shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
         num_think, before = 0, None
         try:
             for piece in stream:
@@ -35,6 +74,9 @@ class Screen:
                     if not self.thinking:
                         continue
                 if piece.kind != before:
+                    if before and wrap:
+                        print(wrap.flush(), end="")
+                        wrap = Wrap(wrap.width)
                     if before == "think":
                         print(f"{plain}\n")
                     elif piece.kind == "think":
@@ -42,11 +84,13 @@ class Screen:
                     elif counting:
                         print(_ERASE_LINE, end="", file=sys.stderr, flush=True)
                     before = piece.kind
-                print(printable(piece.text), end="", flush=True)
+                text = printable(piece.text)
+                print(wrap.feed(text) if wrap else text, end="", flush=True)
         except KeyboardInterrupt:
             stream.cancel()
         finally:
             if before is not None:
+                print(wrap.flush() if wrap else "", end="")
                 print(plain if before == "think" else "", flush=True)
             elif counting and num_think:
                 print(_ERASE_LINE, end="", file=sys.stderr, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from typing import Any
 
 from lite.models.cpu_decode import decode
 
@@ -78,7 +79,7 @@ def generate(
 
     pad = tokenizer.pad_token_id
     stops = sorted({*stop_ids(model, tokenizer), pad})
-    sampling = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
     torch.manual_seed(seed)
@@ -94,9 +95,7 @@ def generate(
             elif hasattr(model, "vllm_engine"):
                 outputs = _sample_vllm(model, batch, stops, max_tokens, temperature, top_p, seed + start)
             else:
-                if (
-                    len(batch) == 1
-                ):  # in NF4 Unsloth's step of one row gives other tokens (docs/benchmarks.md)
+                if len(batch) == 1:  # Unsloth's NF4 step for one row gave other tokens (docs/benchmarks.md)
                     batch = batch * 2
                 ids = [[pad] * (width - len(prompt)) + prompt for prompt in batch]
                 mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in batch]

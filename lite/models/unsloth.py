@@ -22,7 +22,6 @@ from lite.runtime.hardware import multiplies_bf16
 from lite.tokens import CONTROL_TOKENS, PAD_MULTIPLE, without_opened_think
 
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-HEAD = "keep_head"  # of `load_classifier`
 _NOWHERE = open(os.devnull, "w")  # a real file, as vLLM wants; it stays open for who took it for stdout
 
 
@@ -89,7 +88,7 @@ def load_tokenizer(model: str):
     return tokenizer
 
 
-def _load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: int = 0, vllm: float = 0.0):
+def load_base(model: str, tokenizer, *, max_tokens: int, four_bit: bool, rank: int = 0, vllm: float = 0.0):
     """The base model with a row for every token; ties are kept.
 
     With `vllm`, a share of the card's free memory, Unsloth starts vLLM on the same weights, for adapters of `rank`.
@@ -157,6 +156,43 @@ def _check_base(base, name: str, what: str, quantised: bool) -> None:
             )
 
 
+def add_lora(base: Any, *, rank: int, alpha: int, seed: int, **more: Any) -> Any:
+    """The base with fresh LoRA on all linear layers, as a PEFT model. `more` goes to PEFT."""
+    import torch
+    from unsloth import FastLanguageModel
+
+    with _quiet():
+        return FastLanguageModel.get_peft_model(
+            base,
+            r=rank,
+            lora_alpha=alpha,
+            lora_dropout=0.0,
+            bias="none",
+            target_modules=LINEAR_LAYERS,
+            use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
+            random_state=seed,
+            **more,
+        )
+
+
+def ready(base: Any, adapter: Path | None, four_bit: bool) -> Any:
+    """The base for generating and scoring, with the adapter merged into it; a quantised base keeps it beside."""
+    from unsloth import FastLanguageModel
+
+    if adapter is not None:
+        from peft import PeftModel
+
+        adapter_file(adapter)
+        with _quiet():
+            base = PeftModel.from_pretrained(base, str(adapter))
+            if four_bit:
+                place_rows(base)
+            else:
+                base = base.merge_and_unload()
+    FastLanguageModel.for_inference(base)
+    return base
+
+
 def load_trainable(
     model: str,
     *,
@@ -174,26 +210,13 @@ def load_trainable(
     card's free memory, `generate` samples through vLLM.
     """
     tokenizer = load_tokenizer(model)
-    import torch
-    from unsloth import FastLanguageModel
-
-    base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit, rank=rank, vllm=vllm)
+    base = load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit, rank=rank, vllm=vllm)
     ids = control_ids(tokenizer)
     init_rows(base, tokenizer, seed)
     tied = base.get_input_embeddings().weight.data_ptr() == base.get_output_embeddings().weight.data_ptr()
-    with _quiet():
-        peft_model = FastLanguageModel.get_peft_model(
-            base,
-            r=rank,
-            lora_alpha=alpha,
-            lora_dropout=0.0,
-            bias="none",
-            target_modules=LINEAR_LAYERS,
-            use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
-            random_state=seed,
-            # PEFT follows a tie by itself
-            trainable_token_indices=ids if tied else {"embed_tokens": ids, "lm_head": ids},
-        )
+    # PEFT follows a tie by itself
+    rows = ids if tied else {"embed_tokens": ids, "lm_head": ids}
+    peft_model = add_lora(base, rank=rank, alpha=alpha, seed=seed, trainable_token_indices=rows)
     for name, param in peft_model.named_parameters():
         if "trainable_tokens_delta" in name:
             param.requires_grad_(True)  # Unsloth on CUDA freezes all but LoRA's A and B
@@ -212,21 +235,8 @@ def load(model: str, *, max_tokens: int, adapter: Path | None = None, four_bit: 
     extra small products, and the merged model is what is exported.
     """
     tokenizer = load_tokenizer(model)
-    from unsloth import FastLanguageModel
-
-    base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit)
-    if adapter is not None:
-        from peft import PeftModel
-
-        adapter_file(adapter)
-        with _quiet():
-            base = PeftModel.from_pretrained(base, str(adapter))
-            if four_bit:
-                place_rows(base)
-            else:
-                base = base.merge_and_unload()
-    FastLanguageModel.for_inference(base)
-    return base, tokenizer
+    base = load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit)
+    return ready(base, adapter, four_bit), tokenizer
 
 
 def release_memory(model=None) -> None:
@@ -245,85 +255,6 @@ def release_memory(model=None) -> None:
     torch.cuda.empty_cache()
 
 
-def load_classifier(
-    model: str,
-    *,
-    max_tokens: int,
-    four_bit: bool,
-    rank: int = 0,
-    seed: int = 0,
-    adapter: Path | None = None,
-) -> tuple[Any, Any]:
-    """The base as a classifier of tokens: `.logits` (B, T, 2) of `input_ids` (B, T), padded right, by a head on its
-    last hidden states. Returns (model, tokenizer).
-
-    Without `adapter` ready to train: fresh LoRA of `rank` on all linear layers, and a fresh head in float32, which PEFT
-    saves and loads with the adapter. With one ready to score. Raises LiteError.
-    """
-    tokenizer = load_tokenizer(model)
-    import torch
-    from peft import PeftModel
-    from peft.utils import set_additional_trainable_modules
-    from transformers.modeling_outputs import TokenClassifierOutput
-    from unsloth import FastLanguageModel
-
-    base = _load_base(model, tokenizer, max_tokens=max_tokens, four_bit=four_bit)
-    decoder = base.get_decoder()
-    torch.manual_seed(seed)
-    setattr(base, HEAD, torch.nn.Linear(base.config.get_text_config().hidden_size, 2).to(base.device))
-
-    def forward(input_ids, **_):
-        # Padding stands on the right, where a causal model does not look: no mask is needed.
-        hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, d)
-        with torch.autocast(hidden.device.type, enabled=False):
-            return TokenClassifierOutput(logits=getattr(base, HEAD)(hidden.float()))
-
-    base.forward = forward
-    if adapter is not None:
-        adapter_file(adapter)
-        with _quiet(), pretrained.reported(f"compressor {adapter}"):
-            trained = PeftModel.from_pretrained(base, str(adapter))
-            if not four_bit:
-                trained = trained.merge_and_unload()
-        FastLanguageModel.for_inference(trained)
-        return trained, tokenizer
-    with _quiet():
-        peft_model = FastLanguageModel.get_peft_model(
-            base,
-            r=rank,
-            lora_alpha=2 * rank,
-            lora_dropout=0.0,
-            bias="none",
-            target_modules=LINEAR_LAYERS,
-            use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
-            random_state=seed,
-        )
-    # Unsloth on CUDA takes no head of ours in `modules_to_save`; PEFT does.
-    (name,) = peft_model.active_adapters
-    config = peft_model.peft_config[name]
-    config.modules_to_save = [HEAD]
-    set_additional_trainable_modules(
-        peft_model.base_model, config, peft_model.base_model.get_model_config(base), name
-    )
-    return peft_model, tokenizer
-
-
-def has_bf16() -> bool:
-    """Whether the GPU multiplies in bf16; a T4 only emulates it."""
-    import torch
-
-    return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def half_on_cuda(device: Any) -> Any:
-    """A context that computes in half precision on a GPU; on a CPU it does nothing."""
-    import torch
-
-    cuda = device.type == "cuda"
-    dtype = torch.float16 if cuda and not has_bf16() else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=cuda)
-
-
 @contextlib.contextmanager
 def for_rollouts(model) -> Iterator[Any]:
     """A PEFT model in training made ready to generate; the same weights, mode and free memory come back after.
@@ -339,19 +270,16 @@ def for_rollouts(model) -> Iterator[Any]:
     saved = [param.detach().clone() for param in frozen]
     release_memory()
     FastLanguageModel.for_inference(model)
-    take_out = place_rows(model) if not fold else None
+    take_out = model.unmerge_adapter if fold else place_rows(model)
     if fold:
         model.merge_adapter()
     try:
         yield model.get_base_model() if fold else model
     finally:
-        if fold:
-            model.unmerge_adapter()
-            with torch.no_grad():  # unmerging leaves rounding errors
-                for param, before in zip(frozen, saved, strict=True):
-                    param.copy_(before)
-        else:
-            take_out()
+        take_out()
+        with torch.no_grad():  # unmerging leaves rounding errors
+            for param, before in zip(frozen, saved, strict=True):
+                param.copy_(before)
         FastLanguageModel.for_training(model)
         release_memory(model)
 

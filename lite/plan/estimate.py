@@ -1,6 +1,6 @@
 """What each stage of a recipe takes: memory term by term, disk, and time. Arithmetic alone; loads no torch.
 
-Every term is derived in docs/memory.md. Memory is in bytes here and in GB (1e9 bytes) where it is shown. On a CPU
+Memory is in bytes here and in GB (1e9 bytes) where it is shown. On a CPU
 the terms were checked against measured peaks of SFT (within 25 %); on a GPU nothing was measured. Times come from
 assumed speeds and are good for an order of magnitude.
 """
@@ -12,7 +12,20 @@ from dataclasses import dataclass, field
 from lite.config import Recipe
 from lite.plan.machine import CARDS, Machine
 from lite.plan.model_shape import Shape
-from lite.tokens import MODES, PAD_MULTIPLE, RATIOS
+from lite.plan.terms import (
+    CUDA_CONTEXT,
+    FRAGMENTS,
+    activations,
+    generating,
+    kv_cache,
+    lora,
+    seconds_to_generate,
+    seconds_to_read,
+    seconds_to_train,
+    training,
+    weights,
+)
+from lite.tokens import MODES, RATIOS
 
 # What to turn down where a term is too large; a stage's own word first.
 REMEDIES = {
@@ -23,6 +36,7 @@ REMEDIES = {
     "logits": "{stage}.batch_size, then {stage}.max_tokens",
     "KV cache": "{stage}.batch_size, then {stage}.max_tokens",
     "sampling": "{stage}.batch_size",
+    "attention": "{stage}.batch_size, then {stage}.max_tokens",
 }
 OWN_REMEDIES = {
     ("annotate", "weights"): "annotate.method: rules or teacher, or a smaller model",
@@ -33,6 +47,7 @@ OWN_REMEDIES = {
     ("compress", "activations"): "compress.batch_size, then compressor.max_tokens",
     ("sft", "activations"): "sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens",
     ("chrpo", "KV cache"): "chrpo.prompts, then chrpo.max_tokens",
+    ("chrpo", "attention"): "chrpo.prompts, then chrpo.max_tokens",
     ("chrpo", "sampling"): "chrpo.prompts",
     ("chrpo", "vLLM"): "chrpo.vllm",
 }
@@ -71,118 +86,20 @@ class Estimate:
 
     def shown(self) -> dict[str, float]:
         """Totals, in GB and seconds, for a manifest."""
-        total = {
-            "memory_gb": sum(self.ram.values()),
-            "gpu_memory_gb": sum(self.gpu.values()),
-            "disk_gb": self.disk,
-        }
-        return {name: round(size / 1e9, 3) for name, size in total.items()} | {
-            "seconds": round(self.seconds, 1)
-        }
+        ram, gpu = sum(self.ram.values()), sum(self.gpu.values())
+        total = {"memory_gb": ram, "gpu_memory_gb": gpu, "disk_gb": self.disk}
+        seconds = round(self.seconds, 1)
+        return {name: round(size / 1e9, 3) for name, size in total.items()} | {"seconds": seconds}
 
 
-CUDA_CONTEXT = 0.6e9  # of a process on a GPU, kernels included
 ON_GPU_RAM = 4.0e9  # RAM of a process that uses CUDA: its libraries, Python, torch, Unsloth
 PYTHON = 0.05e9  # a stage without torch
 IMPORTS = 1.05e9  # Python, torch, transformers, TRL, Unsloth on a CPU, imported
 ONEDNN = 0.2e9  # its kernels for the shapes of bf16 products; fitted
-FRAGMENTS = 0.2  # of activations on a CPU: freed memory that no tensor fits into; fitted
-LOSS_ELEMENTS = 8 * 1024 * 1024  # logits at once in lite.train.cpu, 10 bytes each with what becomes of them
-LOGIT_BYTES = 16  # per logit of a chunk in Unsloth's loss on CUDA
-MOST_LOGITS = 4 * 2**30  # of such a chunk; it takes half of what is free at most
-SAMPLING_BYTES = 36  # per logit: in float32, sorted, summed up, with its 64-bit index
-NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes of a quantised weight, with its share of both scales
-
-
-def weights(shape: Shape, four_bit: bool, width: int) -> float:
-    """Bytes of the base model in memory: embeddings are never quantised."""
-    return shape.num_linear * (NF4 if four_bit else width) + shape.num_embedding * width
-
-
-def lora(shape: Shape, rank: int) -> float:
-    """LoRA matrices in float32, their gradients and AdamW's two moments: 16 bytes each."""
-    return 16.0 * shape.num_lora(rank)
-
-
-def activations(shape: Shape, rank: int, width: int) -> float:
-    """Bytes that one layer keeps of one token for its backward pass, with LoRA fused into its linear layers.
-
-    The norms keep float32; the linear layers keep what they read and LoRA's short products.
-    """
-    norms = 2 * (4 + width) * shape.hidden_size + (4 * (shape.query + shape.key) if shape.qk_norm else 0)
-    attention = width * (2 * shape.query + 2 * shape.key)  # queries, keys, values, output
-    mlp = width * 4 * shape.intermediate_size  # gate, its activation, up, their product
-    return norms + attention + mlp + width * 7 * rank
-
-
-def kv_cache(shape: Shape, tokens: float, width: int) -> float:
-    """Keys and values of all layers for so many tokens."""
-    return 2.0 * shape.num_hidden_layers * shape.key * tokens * width
-
-
-def padded(tokens: int) -> int:
-    return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
-
-
-def training(recipe: Recipe, shape: Shape, machine: Machine, rows: int, tokens: int, linear_bytes: float):
-    """Terms of one forward and backward pass over `rows` of `tokens`, and what of it a GPU puts into RAM."""
-    num, width = rows * padded(tokens), machine.width
-    terms = {"weights": linear_bytes, "LoRA, gradients, AdamW": lora(shape, recipe.sft.rank)}
-    a_layer = num * activations(shape, recipe.sft.rank, width)
-    layers = shape.num_hidden_layers
-    if not machine.on_gpu:
-        backward = num * width * (3 * shape.intermediate_size + 4 * shape.hidden_size)
-        terms["activations"] = (1 + FRAGMENTS) * layers * a_layer + backward
-        terms["logits"] = 10.0 * min(num * shape.vocab_size, LOSS_ELEMENTS)
-        return terms, {}
-    # PEFT's copies of embedding and head with the rows in them, and the head's gradient.
-    terms["token rows"] = 3.0 * width * shape.vocab_size * shape.hidden_size
-    terms["activations"] = 2 * a_layer  # recomputed layer by layer, and their gradients
-    left = machine.gpu_gb * 1e9 - CUDA_CONTEXT - sum(terms.values())
-    one = LOGIT_BYTES * shape.vocab_size * rows
-    terms["logits"] = max(min(LOGIT_BYTES * num * shape.vocab_size, MOST_LOGITS, left / 2), one)
-    offloaded = {"activations in RAM": width * layers * num * shape.hidden_size}
-    return terms, offloaded
-
-
-def generating(shape: Shape, machine: Machine, sequences: int, tokens: float, linear_bytes: float):
-    """Terms of sampling so many sequences up to so many tokens."""
-    return {
-        "weights": linear_bytes,
-        "KV cache": kv_cache(shape, sequences * tokens, machine.width),
-        "sampling": float(SAMPLING_BYTES * sequences * shape.vocab_size),
-    }
-
-
-def seconds_to_generate(
-    shape: Shape, machine: Machine, num: float, tokens: float, sequences: int, size: float
-):
-    """`num` replies of `tokens`, so many at a time: a step reads the weights once, and computes.
-
-    On a GPU a batch goes on to its longest reply; on a CPU rows that are done leave it.
-    """
-    steps = -(-num // sequences) * tokens * (1.5 if machine.on_gpu else 1)
-    compute = 2 * shape.num_params * sequences / (machine.flops / 2)
-    overhead = machine.layer_seconds * shape.num_hidden_layers * (1 if machine.on_gpu else sequences)
-    return steps * max(size / machine.bandwidth, compute, overhead)
-
-
-def seconds_to_train(shape: Shape, machine: Machine, tokens: float) -> float:
-    """Frozen weights get no gradient: a pass is 2 + 2 operations a parameter, one more forward where recomputed."""
-    passing = shape.num_hidden_layers * activations(shape, 16, machine.width) * machine.byte_seconds
-    return tokens * ((6 if machine.on_gpu else 4) * shape.num_params / machine.flops + passing)
-
-
-def seconds_to_read(shape: Shape, machine: Machine, tokens: float) -> float:
-    """A forward pass alone."""
-    return seconds_to_train(shape, machine, tokens) / 3
-
-
 BITS = {"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8.5, "q6_k": 6.6, "q5_k_m": 5.7, "q4_k_m": 4.8, "q4_0": 4.5}
 MERGED_WIDTH = {"float32": 4, "float16": 2, "bfloat16": 2}
-MODERNBERT_BASE = Shape(
-    768, 1152, 22, 12, 12, 64, 50_368, True
-)  # a compressor that is not here is taken for it
+# A compressor that is not here is taken for it.
+MODERNBERT_BASE = Shape(768, 1152, 22, 12, 12, 64, 50_368, True)
 BASE_ENCODER = "base"
 TINY_ENCODER = Shape(96, 192, 3, 4, 4, 24, 700, True)
 EVAL_PROBLEMS = 500  # in a set to evaluate on whose size is not said
@@ -193,12 +110,7 @@ class Planner:
     """The estimates of a recipe's stages on a machine; `encoder` is the compressor's shape, where it is known."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        shape: Shape,
-        lengths: Lengths,
-        machine: Machine,
-        encoder: Shape | None = None,
+        self, recipe: Recipe, shape: Shape, lengths: Lengths, machine: Machine, encoder: Shape | None = None
     ):
         self.recipe, self.shape, self.lengths, self.machine = recipe, shape, lengths, machine
         known = {"tiny": TINY_ENCODER, BASE_ENCODER: shape}
@@ -241,12 +153,10 @@ class Planner:
         process = IMPORTS + (ONEDNN if self.machine.bf16 else 0)
         return Estimate({}, {"Python, torch, Unsloth": process} | terms | (ram or {}), disk, seconds)
 
-    def _sampled(
-        self, num: float, tokens: float, longest: int, sequences: int, extra: dict[str, float]
-    ) -> Estimate:
+    def _sampled(self, num: float, tokens: float, longest: int, sequences: int) -> Estimate:
         """A stage that samples `num` replies of `tokens`, the longest prompt and reply `longest`."""
         sequences = min(sequences, int(num))
-        terms = generating(self.shape, self.machine, sequences, longest, self.size) | extra
+        terms = generating(self.shape, self.machine, sequences, longest, self.size)
         seconds = seconds_to_generate(self.shape, self.machine, num, tokens, sequences, self.size)
         return self._model(terms, 4 * 2 * num * tokens, seconds)
 
@@ -254,16 +164,12 @@ class Planner:
         config, num = self.recipe.traces, self.recipe.problems.num_train * self.recipe.traces.num_samples
         if config.method == "gold":
             return Estimate(ram={"Python": PYTHON}, disk=self._text(), seconds=5)
-        longest = self.lengths.prompt + config.max_tokens
-        return self._sampled(
-            num, min(self.lengths.mean_reply, config.max_tokens), longest, config.batch_size, {}
-        )
+        longest, reply = self.lengths.prompt + config.max_tokens, self.lengths.mean_reply
+        return self._sampled(num, min(reply, config.max_tokens), longest, config.batch_size)
 
     def _annotate(self) -> Estimate:
-        config, num = (
-            self.recipe.annotate,
-            min(self.recipe.annotate.num_traces, self.recipe.problems.num_train),
-        )
+        config = self.recipe.annotate
+        num = min(config.num_traces, self.recipe.problems.num_train)
         if config.method != "likelihood":
             return Estimate(ram={"Python": PYTHON}, disk=self._text(), seconds=60)
         layer = self.machine.width * (4 * self.shape.hidden_size + 3 * self.shape.intermediate_size)
@@ -271,9 +177,8 @@ class Planner:
         size = weights(self.shape, False, self.machine.width)  # NF4 would add noise to what is compared
         terms = {"weights": size, "activations": config.batch_tokens * layer, "logits": logits}
         tokens = num * LIKELIHOOD_PASSES * (self.lengths.mean_reply + self.lengths.mean_prompt)
-        return self._model(
-            terms, 4 * num * self.lengths.mean_reply, 2 * self.shape.num_params * tokens / self.machine.flops
-        )
+        seconds = 2 * self.shape.num_params * tokens / self.machine.flops
+        return self._model(terms, 4 * num * self.lengths.mean_reply, seconds)
 
     def _encoder_layer(self) -> int:
         """Bytes of one token in one layer of the encoder."""
@@ -302,8 +207,8 @@ class Planner:
             layers = encoder.num_hidden_layers * encoder.hidden_size
             ram["activations in RAM"] = float(self.machine.width * layers * tokens)
         else:
-            layers = (1 + FRAGMENTS) * encoder.num_hidden_layers
-            terms["activations"] = layers * tokens * activations(encoder, config.rank, self.machine.width)
+            layer = activations(encoder, config.rank, self.machine.width)
+            terms["activations"] = (1 + FRAGMENTS) * encoder.num_hidden_layers * tokens * layer
         read = config.epochs * self.recipe.annotate.num_traces * self._read()
         seconds = 5 + seconds_to_train(encoder, self.machine, read)
         return self._model(terms, disk, seconds, ram)
@@ -339,19 +244,15 @@ class Planner:
         if config.max_steps > 0:
             rows = config.max_steps * config.batch_size * config.accumulation
         seconds = seconds_to_train(self.shape, self.machine, rows * self.lengths.mean_row)
-        ram = ram | {
-            "rows": 60.0 * self.lengths.num_rows * self.lengths.mean_row
-        }  # Python's numbers, and Arrow's
+        ram["rows"] = 60.0 * self.lengths.num_rows * self.lengths.mean_row  # Python's numbers, and Arrow's
         checkpoints = 2 * 12.0 * self.shape.num_lora(config.rank)
         return self._model(terms, checkpoints + 4.0 * self.shape.num_lora(config.rank), seconds, ram)
 
     def _probe(self) -> Estimate:
-        config, num = (
-            self.recipe.probe,
-            self.recipe.problems.num_rl * self.recipe.probe.num_samples * len(RATIOS),
-        )
+        config = self.recipe.probe
+        num = self.recipe.problems.num_rl * config.num_samples * len(RATIOS)
         longest = self.lengths.prompt + config.max_tokens
-        return self._sampled(num, 0.6 * self.lengths.mean_reply, longest, config.batch_size, {})
+        return self._sampled(num, 0.6 * self.lengths.mean_reply, longest, config.batch_size)
 
     def _chrpo(self) -> Estimate:
         config, shape, machine = self.recipe.chrpo, self.shape, self.machine
@@ -373,11 +274,8 @@ class Planner:
 
     def _merge(self) -> Estimate:
         size = MERGED_WIDTH[self.recipe.merge.dtype] * self.shape.num_params
-        return Estimate(
-            ram={"Python, torch": IMPORTS, "weights": 1.2 * size},
-            disk=2.0 * size,
-            seconds=20 + 4 * size / 1e9,
-        )
+        ram = {"Python, torch": IMPORTS, "weights": 1.2 * size}
+        return Estimate(ram=ram, disk=2.0 * size, seconds=20 + 4 * size / 1e9)
 
     def _export(self) -> Estimate:
         size = BITS[self.recipe.export.quant] / 8 * self.shape.num_params
@@ -389,11 +287,8 @@ class Planner:
         """Through llama.cpp, on the processor, whatever the card is."""
         config, shape, cpu = self.recipe.evaluate, self.shape, CARDS["cpu"]
         size = BITS[self.recipe.export.quant] / 8 * shape.num_params
-        sets = [
-            self.recipe.problems.num_eval,
-            *(each.num or EVAL_PROBLEMS for each in self.recipe.problems.eval),
-        ]
-        num = sum(sets) * min(len(config.modes), len(MODES) + 2)
+        more = sum(each.num or EVAL_PROBLEMS for each in self.recipe.problems.eval)
+        num = (self.recipe.problems.num_eval + more) * min(len(config.modes), len(MODES) + 2)
         tokens = config.batch_size * (self.lengths.prompt + config.max_tokens)
         ram = {"Python, llama.cpp": 0.3e9, "weights": size, "KV cache": kv_cache(shape, tokens, 2)}
         seconds = seconds_to_generate(shape, cpu, num, 0.6 * self.lengths.mean_reply, config.batch_size, size)

@@ -16,6 +16,8 @@ from typing import Any
 
 from lite.errors import LiteError
 from lite.models import pretrained
+from lite.plan.known import CONFIGS
+from lite.remote import hub
 from lite.tokens import CONTROL_TOKENS, without_opened_think
 
 
@@ -94,7 +96,9 @@ def fetch(model: str, name: str, online: bool) -> str | None:
     if Path(pretrained.resolve(model)).is_dir() or (not online and _in_cache(model, "config.json")):
         return None  # the model is here, without this file
     reason = "it is not in the cache"
-    if online:
+    if online and not hub.is_reachable():
+        reason += ", and the Hub cannot be reached"
+    elif online:
         from huggingface_hub import errors, hf_hub_download
         from huggingface_hub.utils import disable_progress_bars
 
@@ -153,7 +157,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with open(path, "rb") as handle:
             (length,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(length)) if length < 100_000_000 else None
+            header: Any = json.loads(handle.read(length)) if length < 100_000_000 else None
         return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
     except (struct.error, ValueError, AttributeError, RecursionError):
         raise LiteError(f"{path}: not a safetensors file; get the model's weights again") from None
@@ -161,10 +165,12 @@ def _header(path: Path) -> dict[str, Any]:
 
 def read_shape(model: str, online: bool = False) -> Shape:
     """The sizes of a model. Raises LiteError where config.json cannot be had or lacks a field."""
-    text = fetch(model, "config.json", online)
-    if text is None:
-        raise LiteError(f"model {model}: has no config.json; give a Hugging Face model")
-    config = _object(model, "config.json", text)
+    config = None if Path(model).exists() or _in_cache(model, "config.json") else CONFIGS.get(model)
+    if config is None:
+        text = fetch(model, "config.json", online)
+        if text is None:
+            raise LiteError(f"model {model}: has no config.json; give a Hugging Face model")
+        config = _object(model, "config.json", text)
     if isinstance(config.get("text_config"), dict):  # of a model that also sees
         config = config["text_config"]
     hidden, heads = (whole(config, name, model) for name in ("hidden_size", "num_attention_heads"))

@@ -1,6 +1,6 @@
 """What a recipe will do and take, before it costs anything: `lite plan`. Loads no torch, fetches no weights.
 
-Shows the resolved recipe, one row of each kind as the model will see it with its loss mask, and for every stage the
+Shows one row of each kind as the model will see it with its loss mask, and for every stage the
 memory, disk and time that lite/plan/estimate.py expects, beside what was measured where the run folder knows it.
 """
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from lite import config as recipes
 from lite import tokens
 from lite.config import Recipe
 from lite.data import problems
@@ -101,8 +100,10 @@ def table(estimates: dict[str, Estimate], run: Run, machine: Machine) -> Table:
     return made
 
 
-def verdict(estimates: dict[str, Estimate], machine: Machine, room_gb: float | None) -> list[str]:
-    """Whether it fits, and for each stage that does not, what is too large and what to turn down."""
+def verdict(
+    estimates: dict[str, Estimate], machine: Machine, room_gb: float | None
+) -> tuple[bool, list[str]]:
+    """Whether it fits, and in words; for each stage that does not, what is too large and what to turn down."""
     where = machine.name if machine.on_gpu else "this machine's memory"
     room = machine.gpu_gb if machine.on_gpu else room_gb
     totals = {
@@ -111,7 +112,9 @@ def verdict(estimates: dict[str, Estimate], machine: Machine, room_gb: float | N
     }
     most = max(totals, key=lambda name: totals[name])
     if room is None:
-        return [f"the largest stage, {most}, takes {totals[most]:.1f} GB; how much is free here is unknown"]
+        return True, [
+            f"the largest stage, {most}, takes {totals[most]:.1f} GB; how much is free here is unknown"
+        ]
     lines = []
     for name in [name for name in totals if totals[name] > room]:
         largest = estimates[name].largest(machine.on_gpu)
@@ -119,7 +122,8 @@ def verdict(estimates: dict[str, Estimate], machine: Machine, room_gb: float | N
             f"{name} does not fit {where}: {totals[name]:.1f} GB of {room:.1f}; the largest term is {largest}; "
             f"turn down {footprint.remedy(name, largest)}"
         )
-    return lines or [f"fits {where}: the largest stage, {most}, takes {totals[most]:.1f} GB of {room:.1f}"]
+    fits = f"fits {where}: the largest stage, {most}, takes {totals[most]:.1f} GB of {room:.1f}"
+    return not lines, lines or [fits]
 
 
 def terms(name: str, estimate: Estimate, machine: Machine) -> str:
@@ -137,8 +141,8 @@ def _describe(model: str, shape: Shape) -> str:
     )
 
 
-def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
-    """Print the plan of a recipe. Raises LiteError for an unknown card, and where the model's config cannot be had."""
+def plan(recipe: Recipe, folder: Path, card: str | None = None) -> bool:
+    """Print the plan of a recipe; give whether it fits. Raises LiteError for an unknown card, and where the model's config cannot be had."""
     if card is not None and card not in CARDS:
         raise LiteError(f"card {card!r} is unknown; use one of {', '.join(CARDS)}")
     machine = CARDS[card] if card else this_machine()
@@ -161,15 +165,17 @@ def plan(recipe: Recipe, folder: Path, card: str | None = None) -> None:
     assert tuple(estimates) == tuple(READS)
 
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
-    console.print(recipes.dump(recipe))
     console.print(_describe(recipe.model, shape))
-    for row in rows if tokenizer else ():
-        console.print("\n" + render(tokenizer, row))
+    if tokenizer is not None:
+        for row in rows:
+            console.print("\n" + render(tokenizer, row))
     for note in notes:
         console.print("\n" + note)
     console.print(f"\nexpected on {machine.name} ({'bf16' if machine.bf16 else 'fp32'})")
     Console(highlight=False).print(table(estimates, run, machine))
     for name in ("sft", "chrpo"):
         console.print(terms(name, estimates[name], machine))
-    for line in verdict(estimates, machine, memory_gb()):
+    fits, lines = verdict(estimates, machine, memory_gb())
+    for line in lines:
         console.print(line)
+    return fits

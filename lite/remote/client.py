@@ -29,7 +29,8 @@ LONGEST_WAIT_S = 600.0  # that a server may ask for with Retry-After
 MAX_BYTES = 32 << 20  # of a reply; more is no reply
 FLAG_KEY_ENV = "LITE_API_KEY"  # names the key of a server given with --endpoint
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def base_url(url: str) -> str:
@@ -207,8 +208,8 @@ class Endpoint:
             value = None
         status = response.status_code
         if status == 200 and isinstance(value, dict) and value.get("error") and not value.get("choices"):
-            code = value["error"].get("code") if isinstance(value["error"], dict) else None
-            status = int(code) if re.fullmatch("[45][0-9][0-9]", str(code)) else 400
+            code = str(value["error"].get("code")) if isinstance(value["error"], dict) else ""
+            status = int(code) if re.fullmatch("[45][0-9][0-9]", code) else 400
         if status in (408, 425, 429) or status >= 500:
             raise _Again(
                 f"status {status}{self._said(text)}", _pause_asked(response.headers.get("retry-after"))

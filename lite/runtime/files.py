@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -93,7 +93,7 @@ def _reader(cls: type) -> TypeAdapter:
 
 def parse_line(cls: type[R], line: str, where: str) -> R:
     """Parse one JSONL line into `cls`. Unknown keys are ignored; missing ones and wrong types are a LiteError."""
-    return _parse(_reader(cls), line, where)
+    return _parse(_reader(cast(Any, cls)), line, where)
 
 
 def _parse(reader: TypeAdapter, line: str, where: str) -> Any:

@@ -40,7 +40,7 @@ class Meter:
         now = time.monotonic()
         rate = self.done / max(now - self.started, 1e-9)
         shown_rate = f"{rate:.1f} {self.unit}/s {note}".rstrip()
-        if self.bar is not None:
+        if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=self.done, rate=shown_rate)
         elif now - self.shown >= LINE_SECONDS:
             self.shown = now

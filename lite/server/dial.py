@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lite.errors import LiteError
 from lite.server.faults import Refused, show
-from lite.tokens import EFFORTS, POLICY, RATIOS
+from lite.tokens import BASE, EFFORTS, POLICY, RATIOS, mode_of
 
 PERCENTS = tuple(round(100 * ratio) for ratio in RATIOS)
 OFF = ("none", "off")
@@ -133,9 +134,12 @@ class Dial:
 
 
 def _percent(where: str, value: Ratio) -> int | str:
-    """A ratio on the grid, as a percent or POLICY; a number or, as templates take it, its text."""
-    number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 4 else value
-    if isinstance(number, bool) or number not in (*PERCENTS, POLICY):
+    """A ratio on the grid, as a percent or POLICY; 20, 0.2, "20" and "auto" are taken as `lite ask` takes them."""
+    try:
+        mode = BASE if isinstance(value, bool) else mode_of(str(value).removesuffix(".0"))
+    except LiteError:
+        mode = BASE
+    if mode == BASE:
         known = ", ".join(map(str, PERCENTS))
         raise Refused(f"{where} {show(value)}: use one of {known} or {POLICY!r}", param=where)
-    return int(number) if isinstance(number, float) else number
+    return POLICY if mode == POLICY else round(100 * float(mode))

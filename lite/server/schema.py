@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lite import quickstart
 from lite.infer.request import Ask, Message
 from lite.server.dial import PERCENTS, Dial
 from lite.server.faults import Refused, of_validation, read_json, show
@@ -50,6 +51,11 @@ class Model:
             "context_length": self.context_tokens,
             "max_tokens": self.max_tokens,
             "comp_ratios": [*PERCENTS, POLICY] if self.has_dial else [],
+            **(
+                {"about": quickstart.ABOUT, "examples": quickstart.EXAMPLES}
+                if quickstart.is_one(self.name)
+                else {}
+            ),
         }
 
 

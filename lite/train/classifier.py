@@ -18,7 +18,7 @@ import numpy as np
 from lite import config as recipe
 from lite.compress.classifier import CompressorModel, collate
 from lite.errors import LiteError
-from lite.models import unsloth
+from lite.models import classifier
 from lite.run import Run
 from lite.runtime.files import atomic_write, read_records
 from lite.schema import Labels
@@ -36,8 +36,8 @@ def macro_f1(predicted: np.ndarray, gold: np.ndarray) -> float:
     """Mean of the F1 of DROP (0) and of KEEP (1); a class that neither has counts as 1."""
     scores = []
     for label in (0, 1):
-        hits = np.sum((predicted == label) & (gold == label))
-        size = np.sum(predicted == label) + np.sum(gold == label)
+        hits = int(np.sum((predicted == label) & (gold == label)))
+        size = int(np.sum(predicted == label) + np.sum(gold == label))
         scores.append(2 * hits / size if size else 1.0)
     return float(np.mean(scores))
 
@@ -60,7 +60,7 @@ def focal_loss(logits: Any, labels: Any, weights: Any, gamma: float) -> Any:
 def rows(compressor: CompressorModel, labels: Sequence[Labels]) -> list[list[dict[str, list[int]]]]:
     """For each record its windows as `input_ids` and `labels`, IGNORED outside of the piece that is labelled."""
     nested = compressor.windows([record.question for record in labels], [record.think for record in labels])
-    made = []
+    made: list[list[dict[str, list[int]]]] = []
     for record, group in zip(labels, nested, strict=True):
         made.append([])
         for window in group:
@@ -115,8 +115,8 @@ def make_trainer(
             warmup_steps=config.warmup,  # below 1: a share of all steps
             lr_scheduler_type="linear",
             optim="adamw_torch_fused",
-            bf16=cuda and unsloth.has_bf16(),
-            fp16=cuda and not unsloth.has_bf16(),
+            bf16=cuda and classifier.has_bf16(),
+            fp16=cuda and not classifier.has_bf16(),
             gradient_checkpointing=cuda and compressor.origin is not None,
             eval_strategy="epoch",
             save_strategy="epoch",

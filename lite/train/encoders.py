@@ -12,7 +12,7 @@ from typing import Any
 
 from lite.compress.classifier import CompressorModel, Origin
 from lite.config import Recipe
-from lite.models import pretrained, unsloth
+from lite.models import classifier, pretrained, unsloth
 from lite.runtime.files import atomic_folder
 
 TINY = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -48,7 +48,7 @@ def fresh(recipe: Recipe, work: Path) -> CompressorModel:
 
     config = recipe.compressor
     if config.encoder == "base":
-        model, tokenizer = unsloth.load_classifier(
+        model, tokenizer = classifier.load(
             recipe.model,
             max_tokens=config.max_tokens,
             four_bit=config.four_bit,
@@ -84,7 +84,7 @@ def lora_encoder(folder: Path, rank: int, four_bit: bool) -> Any:
     from transformers import AutoModelForTokenClassification, BitsAndBytesConfig
 
     cuda = torch.cuda.is_available()
-    half = torch.bfloat16 if cuda and unsloth.has_bf16() else torch.float16
+    half = torch.bfloat16 if cuda and classifier.has_bf16() else torch.float16
     quantised = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

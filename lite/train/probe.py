@@ -78,10 +78,10 @@ def run(ctx: Run) -> dict[str, Any]:
     for problem in problems:
         groups = [by_ratio[f"{problem.id}/{ratio}"] for ratio in RATIOS]
         success = [sum(sample.correct for sample in group) / len(group) for group in groups]
-        ratio = teacher_ratio(success, config.min_success)
+        best = teacher_ratio(success, config.min_success)
         whole = greedy_tokens[problem.id]  # the reference of reports; samples are a few per cent longer
-        if ratio is not None and whole > 0:
-            found.append(TeacherRatio(problem.id, problem.question, problem.answer, ratio, success, whole))
+        if best is not None and whole > 0:
+            found.append(TeacherRatio(problem.id, problem.question, problem.answer, best, success, whole))
     if not found:
         raise LiteError(
             f"probe: none of {len(problems)} problems is solved at ratio 1.0 in {config.min_success:.0%} of samples;"

@@ -57,7 +57,8 @@ def main() -> None:
     import torch
     from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-    from lite.compress import CompressorModel, shorten
+    from lite import shorten
+    from lite.compress.classifier import CompressorModel
     from lite.data.problems import load
 
     torch.set_num_threads(asked.threads)

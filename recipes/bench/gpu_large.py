@@ -101,7 +101,7 @@ def speed(batches: list[list[list[int]]], seconds: list[float]) -> float:
 def sft(model: str, hold) -> None:
     from lite import tokens
     from lite.models import unsloth
-    from lite.plan import estimate
+    from lite.plan import terms
     from lite.train import sft
 
     unsloth.prepare()
@@ -113,7 +113,7 @@ def sft(model: str, hold) -> None:
         model, max_tokens=OPTIONS.tokens, rank=RANK, alpha=ALPHA, four_bit=True, seed=0
     )
     loaded = memory()
-    weights = estimate.weights(shape, True, card.width)
+    weights = terms.weights(shape, True, card.width)
     planned = {"weights": weights, "LoRA": 4.0 * shape.num_lora(RANK)}
     check("load", **against(planned, loaded), seconds=round(time.monotonic() - began, 1))
     data = rows()
@@ -123,7 +123,7 @@ def sft(model: str, hold) -> None:
     )
     seconds = timed(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    plan, _ = estimate.training(recipe, shape, card, OPTIONS.rows, OPTIONS.tokens, weights)
+    plan, _ = terms.training(recipe, shape, card, OPTIONS.rows, OPTIONS.tokens, weights)
     found = against(plan, memory())
     step = OPTIONS.rows * ACCUMULATION
     batches = [data[at : at + step] for at in range(0, len(data), step)]
@@ -240,10 +240,11 @@ def _plain(model: str, hold, batch_size: int) -> None:
 def chrpo(model: str, hold) -> None:
     from lite import tokens
     from lite.models import adapters, unsloth
-    from lite.plan import estimate
+    from lite.plan import terms
     from lite.runtime.files import Journal
     from lite.schema import TeacherRatio
     from lite.train import chrpo
+    from lite.train.rollouts import Environment, StepRewards
 
     unsloth.prepare()
     hold()
@@ -264,8 +265,8 @@ def chrpo(model: str, hold) -> None:
     (folder / "rewards.jsonl").unlink(missing_ok=True)
     phases: list[dict] = []
     peft_model.get_base_model().generation_config.max_time = SAMPLING_SECONDS
-    with Journal(folder / "rewards.jsonl", chrpo.StepRewards) as journal:
-        environment = chrpo.Environment(teachers, padding, config, 0, journal)
+    with Journal(folder / "rewards.jsonl", StepRewards) as journal:
+        environment = Environment(teachers, padding, config, 0, journal)
         sample = environment.rollout
 
         def rollout(prompts, trainer):
@@ -299,11 +300,11 @@ def chrpo(model: str, hold) -> None:
         trainer = chrpo.make_trainer(peft_model, environment, str(folder))
         seconds = timed(trainer)
         phases[-1] |= {f"update_{name}": peak for name, peak in memory().items()}
-    weights = estimate.weights(shape, True, card.width)
-    update, _ = estimate.training(
+    weights = terms.weights(shape, True, card.width)
+    update, _ = terms.training(
         recipe, shape, card, config.batch_size, longest + config.max_tokens, weights
     )
-    generating = estimate.generating(shape, card, OPTIONS.rollouts, longest + config.max_tokens, weights)
+    generating = terms.generating(shape, card, OPTIONS.rollouts, longest + config.max_tokens, weights)
     generating["LoRA, gradients, AdamW"] = update.get("LoRA, gradients, AdamW", 0.0)
     for phase, plan in (("rollout", generating), ("update", update)):
         peaks = {name: phases[-1][f"{phase}_{name}"] for name in ("allocated_gb", "reserved_gb")}

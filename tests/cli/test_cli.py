@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import json
 import os
+import pty
 import re
 import subprocess
 import sys
@@ -13,11 +15,14 @@ import sys
 import numpy as np
 import pytest
 from tiny_gguf import write_tiny_gguf
+from typer.main import get_command
 
-from lite import cli, pipeline
-from lite.cli.options import mode_of, ratios_of
+from lite import cli, pipeline, quickstart
+from lite.cli.options import app, question_of, ratios_of
+from lite.cli.train import verdict
 from lite.errors import printable
-from lite.tokens import MODES
+from lite.infer.chat import HELP
+from lite.tokens import MODES, mode_of
 
 
 @pytest.fixture(autouse=True)
@@ -30,25 +35,29 @@ def test_version(lite):
     assert lite("--version") == (0, "0.1.0\n", "")
 
 
-RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
+KNOWN = "the model knows 0.2, 0.4, 0.6, 0.8, 1.0 and auto"
 
 
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (("train", "nix.yaml"), "did you mean quickstart.yaml?"),
+        (("train", "nix.yaml"), "no packaged recipe 'nix.yaml'; there are quickstart.yaml, qwen3-0.6b"),
+        (
+            ("plan", "qwen3"),
+            "did you mean qwen3-0.6b-8gb.yaml or qwen3-0.6b-t4.yaml or ",
+        ),
         (("train", "some/nix.yaml"), "some/nix.yaml: no such recipe"),
         (("train", "folder"), "no packaged recipe 'folder'"),
         (
             ("train", "quickstart", "--set", "sft.epoch=3"),
             "unknown recipe key sft.epoch; did you mean sft.epochs?",
         ),
-        (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': expected int, got str"),
+        (("train", "quickstart", "--set", "sft.rank=many"), "sft.rank = 'many': must be a valid integer"),
         (("train", "quickstart", "--set", "sft.rank"), "--set sft.rank: expected key=value"),
-        (("train", "tiny_reasonr.py"), "no packaged recipe 'tiny_reasonr.py'; did you mean quickstart.yaml?"),
+        (("train", "tiny_reasonr.py"), "no packaged recipe 'tiny_reasonr.py'; there are quickstart.yaml"),
         (
             ("train", "quickstart", "--set", "probe.min_success=1.5"),
-            "probe.min_success = 1.5: must lie in (0, 1]",
+            "probe.min_success = 1.5: must be at most 1",
         ),
         (
             ("train", "quickstart", "--stage", "sfx"),
@@ -71,11 +80,10 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("problems", "bad.jsonl"), "bad.jsonl, line 2: not an object: '5'"),
         (("problems", "quickstart"), "quickstart makes as many problems as asked; say how many with --num"),
         (("problems", "one.jsonl", "--num", "2"), "2 problems are asked, 1 different ones are in it"),
-        (("ask", "no.gguf", "1+1?", "--ratio", "0.3"), f"ratio 0.3: the model knows {RATIO_HELP}and policy"),
-        (
-            ("ask", "no.gguf", "1+1?", "--ratio", "0"),
-            f"ratio 0: must lie in (0, 1]; use one of {RATIO_HELP}or policy",
-        ),
+        (("ask", "no.gguf", "1+1?", "--ratio", "0.3"), f"ratio 0.3: {KNOWN}"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "0"), "ratio 0: must lie in (0, 1], or in 1 to 100 %"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "30"), f"ratio 30: {KNOWN}"),
+        (("ask", "no.gguf", "1+1?", "--ratio", "200"), "ratio 200: must lie in (0, 1]"),
         (("ask", "no.gguf", "1+1?", "--ratio", "1.5"), "ratio 1.5: must lie in (0, 1]"),
         (("ask", "no.gguf", "1+1?", "--ratio", "nan"), "ratio nan: must lie in (0, 1]"),
         (("ask", "no.gguf", "1+1?", "--ratio", "half"), "ratio 'half': not a number"),
@@ -87,7 +95,7 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("ask", "no.gguf", "1+1?", "--effort", "max"), "effort 'max': use one of low, medium, high"),
         (("ask", "no.gguf", "1+1?", "--budget", "9", "--no-think"), "--budget 9 and --no-think contradict"),
         (("ask", "no.gguf", "1+1?", "--escalate", "--ratio", "1"), "--escalate chooses the ratio itself"),
-        (("chat", "no.gguf", "--ratio", "2"), "ratio 2: must lie in (0, 1]"),
+        (("chat", "no.gguf", "--ratio", "2"), f"ratio 2: {KNOWN}"),
         (("chat", "no.gguf"), "no.gguf: not a GGUF"),
         (("bench", "nix.gguf"), "nix.gguf: no such file"),
         (("ask", "nix.gguf", "1+1?"), "nix.gguf"),
@@ -97,8 +105,9 @@ RATIO_HELP = "0.2, 0.4, 0.6, 0.8, 1.0 "
         (("eval", "no.gguf", "--problems", "nix.jsonl", "--out", "report"), "nix.jsonl"),
         (
             ("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", "0.2,2"),
-            "ratio 2: must lie in",
+            f"ratio 2: {KNOWN}",
         ),
+        (("report", "folder"), "folder: no report in it"),
         (("eval", "no.gguf", "--problems", "one.jsonl", "--out", "r", "--ratios", ","), "--ratios is empty"),
         (("compress", "nix.jsonl", "--model", "folder"), "nix.jsonl: no such file"),
         (("compress", "one.jsonl", "--model", "folder", "--ratio", "half"), "ratio 'half': not a number"),
@@ -150,7 +159,7 @@ def test_bad_input_is_one_line_and_code_2(lite, tmp_path, arguments, expected):
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        (("trian",), "error: lite trian: no such command 'trian'"),
+        (("trian",), "error: lite trian: no such command 'trian'; did you mean 'train'? see `lite --help`"),
         (("--bad",), "error: lite --bad: no such option: --bad; see `lite --help`"),
         (("recipes",), "error: lite recipes: missing command; see `lite recipes --help`"),
         (("ask",), "error: lite ask: missing argument 'MODEL.gguf'; see `lite ask --help`"),
@@ -168,11 +177,22 @@ def test_bad_input_is_one_line_and_code_2(lite, tmp_path, arguments, expected):
 def test_usage_faults_are_one_line(lite, arguments, expected):
     code, out, err = lite(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert expected in err and "; see `lite" in err
+    assert expected in err and " see `lite" in err
 
 
 def test_lite_alone_shows_its_help(lite):
-    assert lite() == lite("--help")
+    code, out, err = shown = lite()
+    assert shown == lite("--help") == lite("-h") == lite("help") and (code, err) == (0, "")
+    headings = [out.index(f"\n{heading}:\n") for heading in ("Use", "Train", "Data")]
+    assert headings == sorted(headings) and out.count('lite ask quickstart "') == 1
+    for verb in get_command(app).commands:
+        assert out.count(f"\n  {verb} ") == 1, verb
+
+
+def test_shell_completion(monkeypatch, lite):
+    monkeypatch.setenv("_LITE_COMPLETE", "source_bash")
+    code, out, _ = lite()
+    assert code == 0 and "complete" in out and "_LITE_COMPLETE" in out
 
 
 @pytest.mark.parametrize("num", ["2", "500"], ids=["at the end", "amid"])
@@ -190,7 +210,7 @@ def test_problems_prints_jsonl(lite):
     code, out, _ = lite("problems", "quickstart", "--num", "7", "--seed", "99")
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 0 and len(rows) == 7
-    assert all([*row] == ["id", "question", "answer", "cot", "data_set"] for row in rows)
+    assert all([*row] == ["id", "question", "answer", "cot", "data_set", "kind", "needed"] for row in rows)
     assert rows[0]["id"] == "quickstart-99-0"
 
 
@@ -209,6 +229,10 @@ def test_recipes(lite, tmp_path):
         ("0.60", "0.6"),
         ("1", "1.0"),
         ("1.0", "1.0"),
+        ("20", "0.2"),
+        ("40%", "0.4"),
+        (" 100 % ", "1.0"),
+        ("auto", "policy"),
         ("policy", "policy"),
         ("base", "base"),
     ],
@@ -357,14 +381,30 @@ def test_ask_escalating(lite, gguf):
     tried = json.loads(out)["tried"]
     assert code == 0 and [each["mode"] for each in tried] == [*np.repeat(MODES[:4], 2), "1.0"]
     code, out, err = lite("ask", gguf, "1+1?", "--escalate", "--max-tokens", "8")
-    assert code == 0 and len(err.splitlines()) == 5 and out.strip()
+    *going_up, footer = err.splitlines()
+    assert (
+        code == 0 and len(going_up) == 4 and out.strip() and all("do not agree" in line for line in going_up)
+    )
+    assert footer.startswith("[1.0, the largest ratio, asked once: ") and "; 9 replies took " in footer
+
+
+def test_a_reply_is_shown_before_what_it_took(gguf, tmp_path):
+    """Both streams in one file, as on a terminal."""
+    command = [sys.executable, "-m", "lite", "ask", gguf, "1+1?", "--escalate", "--max-tokens", "8"]
+    with open(tmp_path / "both", "w+b") as both:
+        subprocess.run(command, stdout=both, stderr=both, stdin=subprocess.DEVNULL, check=True)
+        both.seek(0)
+        assert both.read().splitlines()[-1].startswith(b"[1.0, the largest ratio")
 
 
 def test_verify(lite, gguf):
     code, out, _ = lite("verify", gguf)
-    lines = dict(line.split(maxsplit=1) for line in out.splitlines()[:-1])
+    lines = dict(re.split(r" {2,}", line) for line in out.splitlines()[:-1])
     assert code == 0 and out.endswith("\nsound\n")
-    assert (lines["architecture"], lines["dial"], lines["tied"]) == ("qwen3", "True", "False")
+    shown = (lines["architecture"], lines["dial"], lines["input and output rows tied"])
+    assert shown == ("qwen3", "yes", "no")
+    out = lite("verify", "quickstart")[1]
+    assert "{" not in out and " at 0.2, " in out and quickstart.EXAMPLES[1] in out and quickstart.NEXT in out
 
 
 def test_ask_reads_stdin(lite, gguf, monkeypatch):
@@ -378,8 +418,44 @@ def test_ask_reads_stdin(lite, gguf, monkeypatch):
     assert code == 2 and "stdin is not UTF-8 text" in err
 
 
+@pytest.mark.parametrize(
+    "argument, given, asked",
+    [
+        ("How many?", "Mia has 3.\n", "Mia has 3.\n\nHow many?"),
+        ("-", "1+1?", "1+1?"),
+        ("How many?", "", "How many?"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_piped_text_goes_before_the_question(monkeypatch, tmp_path, argument, given, asked, kind):
+    (tmp_path / "in").write_text(given)
+    reader, writer = os.pipe()
+    os.write(writer, given.encode())
+    os.close(writer)
+    with open(reader), open(tmp_path / "in") as file:
+        monkeypatch.setattr("sys.stdin", file if kind == "file" else open(reader, closefd=False))
+        assert question_of(argument) == asked
+
+
+def test_a_file_that_a_loop_reads_stays_unread(monkeypatch, tmp_path):
+    (tmp_path / "in").write_text("one\ntwo\n")
+    with open(tmp_path / "in") as file:
+        os.read(file.fileno(), 4)
+        monkeypatch.setattr("sys.stdin", file)
+        assert question_of("1+1?") == "1+1?" and file.read() == "two\n"
+
+
+def test_a_question_typed_on_a_terminal_is_asked_for(monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal("1+1?"))
+    assert question_of(None) == "1+1?" and "Ctrl-D" in capsys.readouterr().err
+
+
 def test_a_ratio_said_twice_counts_once():
-    assert ratios_of("0.2,.2, 0.40,0.2") == [0.2, 0.4]
+    assert ratios_of("0.2,.2, 0.40,20, 40%") == [0.2, 0.4]
 
 
 def test_no_message_commands_a_terminal(lite):
@@ -396,33 +472,81 @@ def test_chat_s_odd_input(lite, gguf, monkeypatch):
     assert code == 2 and "stdin is not UTF-8 text" in err
 
 
-def test_chat(lite, gguf, monkeypatch):
-    lines = "/help\n\nhello\n/ratio 0.4\n/ratio 7\n/budget 30\n/budget x\n/budget off\n/nix\n/new\nhi\n"
-    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
-    code, out, err = lite("chat", gguf, "--max-tokens", "8")
-    assert code == 0 and len(out.splitlines()) >= 2 and "> " not in out
-    told = [line for line in err.splitlines() if not line.startswith("/")]
-    assert [line.partition(":")[0] for line in told] == [
-        *(
-            "[policy",
-            "ratio 0.4",
-            "error",
-            "ratio policy, budget 30",
-            "error",
-            "ratio policy",
-            "error",
-            "[policy",
-        )
+def test_chat(lite, gguf, monkeypatch, tmp_path):
+    steps = [
+        ("/ratio 0.4", "0.4"),
+        ("/ratio 7", f"error: ratio 7: {KNOWN}; use one of them"),
+        ("/budget 30", "0.4, budget 30"),
+        ("/budget x", "error: /budget x: give a number of tokens, or off"),
+        ("/budget off", "0.4"),
+        ("/ratio auto", "policy"),
+        ("/effort medium", "0.6"),
+        ("/effort much", "error: /effort much: use one of low, medium, high"),
+        ("/think off", "no thinking"),
+        ("/think on", "0.6"),
+        ("/think loud", "error: /think loud: use one of on, off, show, hide"),
+        ("/system Be brief.", "0.6"),
+        ("/rato 0.2", "error: /rato: no such command; did you mean /ratio?"),
+        ("/xyz", "error: /xyz: no such command; /help shows them"),
+        ("/ratio off", "policy"),
     ]
+    lines = [command for command, _ in steps]
+    lines = [
+        "/help",
+        "",
+        *lines,
+        '"""one',
+        "two",
+        'three"""',
+        "/save talk.json",
+        "/save talk.json",
+        "/exit",
+        "unread",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    code, out, err = lite("chat", gguf, "--max-tokens", "200")
+    told = err.removeprefix(HELP + "\n").splitlines()
+    assert code == 0 and "> " not in out
+    assert told[: len(steps)] == [reply for _, reply in steps]
+    counted, saved, again = told[len(steps) :]
+    assert counted.startswith("[policy") and again.startswith("error: /save talk.json: give a new file")
+    messages = json.loads((tmp_path / "talk.json").read_text())["messages"]
     assert (
-        "ratio 7: must lie in" in err and "/nix: no such command" in err and "/budget x: give a number" in err
+        messages[0] == {"role": "system", "content": "Be brief."}
+        and saved == f"{len(messages)} turns in talk.json"
     )
+    if len(messages) > 1:
+        assert messages[1] == {"role": "user", "content": "one\ntwo\nthree"}
+
+
+def test_a_paste_of_several_lines_into_chat_is_one_question(gguf, tmp_path):
+    master, terminal = pty.openpty()
+    command = [sys.executable, "-m", "lite", "chat", gguf, "--max-tokens", "8"]
+    env = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": terminal, "stdout": terminal, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=tmp_path, env=env) as chat:
+        os.close(terminal)
+        shown = b""
+        while b"\x1b[?2004h" not in shown:  # the terminal is asked to mark what is pasted
+            shown += os.read(master, 1000)
+        os.write(master, b"\x1b[200~one\rtwo\rthree\x1b[201~\r/exit\r")
+        with contextlib.suppress(OSError):  # the other side has closed
+            while os.read(master, 1000):
+                pass
+        told = chat.stderr.read()
+    os.close(master)
+    assert chat.returncode == 0 and told.count("ended by the token limit") == 1
 
 
 def test_bench(lite, gguf):
     code, out, _ = lite("bench", gguf, "--num", "2", "--max-tokens", "8")
-    header, *rows = out.splitlines()
-    assert code == 0 and "tokens/s" in header and "seconds/answer" in header
+    machine, header, *rows = out.splitlines()
+    assert (
+        code == 0
+        and "1 cores, llama-cpp-python" in machine
+        and "tokens/s" in header
+        and "seconds/answer" in header
+    )
     assert [row.split()[0] for row in rows] == [*MODES]
     assert all(float(number) >= 0 for row in rows for number in row.split()[1:])
 
@@ -432,15 +556,23 @@ def test_eval(lite, gguf, tmp_path):
         '{"question": "1+1?", "answer": "2"}\n{"question": "2+2?", "answer": "4"}\n'
     )
     arguments = ("--problems", "p.jsonl", "--ratios", "0.2,policy", "--out", "report", "--max-tokens", "8")
-    code, out, _ = lite("eval", gguf, *arguments)
+    code, out, err = lite("eval", gguf, *arguments)
     rows = {row["mode"]: row for row in json.loads((tmp_path / "report" / "report.json").read_text())["rows"]}
     assert code == 0 and {"0.2", "policy"} <= set(rows) and rows["0.2"]["num_problems"] == 2
-    assert out == (tmp_path / "report" / "report.md").read_text() + "\n"
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert out == text + "\n" and lite("report", "report")[1] == out
+    assert f"report: {os.path.join('report', 'report.md')}\npicture: " in err
+    assert lite("eval", gguf, *arguments)[0] == 0
+    code, _, err = lite("eval", gguf, *arguments, "--num", "1")
+    assert (
+        code == 2
+        and "report: holds a finished report of other problems; give another --out, or --over" in err
+    )
+    assert (tmp_path / "report" / "report.md").read_text() == text
+    assert lite("eval", gguf, *arguments, "--num", "1", "--overwrite")[0] == 0
 
 
 def test_quickstart_is_the_packaged_model_unless_there_is_such_a_file(lite, tmp_path):
-    from lite import quickstart
-
     (tmp_path / "quickstart").mkdir()
     code, out, _ = lite("verify", "quickstart")
     assert code == 0 and "sound" in out and quickstart.GGUF.is_file()
@@ -448,3 +580,19 @@ def test_quickstart_is_the_packaged_model_unless_there_is_such_a_file(lite, tmp_
     (tmp_path / "quickstart").write_text("mine")
     code, _, err = lite("verify", "quickstart")
     assert code == 2 and "quickstart" in err
+
+
+def test_the_verdict_of_the_quickstart():
+    rows = {
+        mode: {"think_tokens": tokens, "accuracy": right}
+        for mode, tokens, right in (
+            ("base", 200, 0.9),
+            ("0.2", 34.9, 0.995),
+            ("1.0", 178.4, 1.0),
+            ("policy", 36.8, 0.99),
+        )
+    }
+    assert verdict(rows) == (
+        "The dial: at 0.2 35 think tokens and 99.5% right, at policy 37 think tokens and 99.0% right;"
+        " at 1.0 178 and 100.0%."
+    )

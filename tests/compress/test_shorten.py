@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
+import lite as package
 from lite.compress.classifier import CompressorModel
 from lite.compress.compress import load, shorten, shorten_file
 from lite.compress.units import segment
 from lite.errors import LiteError
-from lite.eval.fidelity import num_cut
+from lite.eval.equations import num_cut
 from lite.train.encoders import tiny_encoder
 
 
@@ -116,13 +118,29 @@ def test_faults(folder, tmp_path, line, message):
         list(shorten_file(tmp_path / "in.jsonl", tmp_path, (0.2,), "gpt9"))
 
 
+def test_the_documented_api(folder, tmp_path, monkeypatch, capsys):
+    """The lines of `lite`'s docstring, as they stand there."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    lines = re.findall(r"^    (.*)$", package.__doc__, re.MULTILINE)
+    names: dict = {}
+    exec("\n".join(lines), names)
+    answer, *shorts = capsys.readouterr().out.splitlines()
+    assert (
+        names["answer"].mode == "0.4"
+        and names["answer"].think_tokens > 0
+        and answer.endswith(str(names["answer"].think_tokens))
+    )
+    assert len(shorts) == 2 and shorts[0].startswith("0.")
+    assert set(names) >= set(package.__all__)
+
+
 def test_the_api_loads_no_torch():
     code = (
-        "import sys, lite.compress as api; from lite.compress import segment, shorten, load, Unit;"
-        "print(len(segment('1 + 1 = 2 so')), 'torch' in sys.modules, api.CompressorModel.__name__)"
+        "import sys; from lite import Engine, ask, load_compressor, shorten; print('torch' in sys.modules);"
+        "print('lite.infer.engine' in sys.modules)"
     )
-    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "2 False CompressorModel\n"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\nTrue\n"
     with pytest.raises(AttributeError, match="has no attribute 'nix'"):
-        import lite.compress
-
-        lite.compress.nix  # noqa: B018
+        package.nix  # noqa: B018

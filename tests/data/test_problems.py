@@ -79,7 +79,7 @@ def test_a_file_is_drawn_from_by_seed(write):
     "rows, message",
     [
         ([], "no problems in it"),
-        ([{"question": "q", "answer": "1"}, 5], "line 2: '5' is not an object"),
+        ([{"question": "q", "answer": "1"}, 5], "line 2: not an object: '5'"),
         (
             [{"answer": "1", "meta": {"a": [{"b": 1}]}}],
             "line 1: no question; there are answer, meta.a[0].b; name",

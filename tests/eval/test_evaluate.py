@@ -103,7 +103,11 @@ def test_a_budget(dial, tmp_path):
     (row,) = made["rows"]
     assert row["mode"] == "policy"  # this GGUF carries no calibration
     assert row["act_ratio"] is None and made["settings"]["budget"] == 30 and row["cut"] == 0
-    assert "thinking held to 30." in (tmp_path / "report.md").read_text()
+    text = (tmp_path / "report.md").read_text()
+    assert "thinking held to 30." in text and "held to 30 tokens; where a problem needs more" in text
+    assert "sft-policy" not in text and "realised ratio |" not in text
+    made = evaluate(dial, PROBLEMS[:1], ["0.2"], tmp_path / "capped", Settings(max_tokens=4096))
+    assert made["settings"]["max_tokens"] == 512  # the model's context
 
 
 def test_thinking_off_caps_and_leans(dial, tmp_path):

@@ -10,7 +10,8 @@ import pytest
 from lite.compress.classifier import CompressorModel
 from lite.errors import LiteError
 from lite.eval import fidelity
-from lite.eval.fidelity import Equation, Judge, Judged, equations, measure, num_cut
+from lite.eval.equations import Equation, equations, num_cut
+from lite.eval.fidelity import Judge, Judged, measure
 from lite.schema import Problem
 from lite.train.encoders import tiny_encoder
 
@@ -119,5 +120,5 @@ def test_the_verb(lite, reasoner, tokenizer, tmp_path):
         "rules",
         "whole",
     ]
-    code, _, err = lite("fidelity", *arguments[:2], *arguments[2:], "--ratio", "2")
-    assert code == 2 and "ratio 2: must lie in (0, 1]" in err
+    code, _, err = lite("fidelity", *arguments[:2], *arguments[2:], "--ratio", "200")
+    assert code == 2 and "ratio 200: must lie in (0, 1]" in err

@@ -7,7 +7,11 @@ from tiny_models import save
 
 from lite.models import unsloth
 
-unsloth.prepare()  # Unsloth patches transformers and must be imported before the tests here import that
+
+@pytest.fixture(scope="session", autouse=True)
+def patched() -> None:
+    """Unsloth patches transformers and must be imported before the tests here import that."""
+    unsloth.prepare()
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,7 @@ def test_only_what_we_do_not_convert_goes_there(checkout, qwen3, tmp_path):
     shutil.copytree(qwen3, odd)
     config = json.loads((odd / "config.json").read_text()) | {"architectures": ["OddForCausalLM"]}
     (odd / "config.json").write_text(json.dumps(config))
-    with pytest.raises(LiteError, match="token ids|logits"):
+    with pytest.raises(LiteError, match="token|logits"):
         export.export(odd, {"f32": tmp_path / "odd.gguf"}, "odd", dial=True, checkout=checkout)
     assert (checkout / "told.json").exists() and not (tmp_path / "odd.gguf").exists()
     with pytest.raises(LiteError, match="'OddForCausalLM'; .* any other one with .*--llama-cpp DIR"):

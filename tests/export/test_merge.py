@@ -1,16 +1,22 @@
 import shutil
 
 import pytest
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_models import build_model, build_tokenizer, save
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from export import merge
 from lite.errors import LiteError
 from lite.tokens import CONTROL_TOKENS
 
-IDS = torch.tensor([[305, 10, 42, 303, 77, 310, 12, 304, 308]])  # control tokens, think marks, plain ones
+
+@pytest.fixture(autouse=True, scope="module")
+def libraries(patched) -> None:
+    """Imported late: collecting the tests loads no torch."""
+    global torch, LoraConfig, PeftModel, get_peft_model, AutoModelForCausalLM, AutoTokenizer, IDS
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    IDS = torch.tensor([[305, 10, 42, 303, 77, 310, 12, 304, 308]])  # control tokens, think marks, plain ones
 
 
 def make_adapter(base, folder, num_rows=None, save_embeddings="auto"):

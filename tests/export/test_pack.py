@@ -35,7 +35,7 @@ def test_what_lies_in_the_folder(packed, qwen3):
         data = (packed / name).read_bytes()
         assert manifest["sha256"][name] == hashlib.sha256(data).hexdigest()
         assert manifest["bytes"][name] == len(data)
-    assert manifest["measured"]["f16"]["top1_agreement"] == 1.0
+    assert manifest["measured"]["f16"]["top1_agreement"] > 0.98
     card = (packed / "README.md").read_text()
     assert (
         "from the Hugging Face folder `qwen3`" in card and manifest["sha256"]["qwen3-q8_0.gguf"][:16] in card

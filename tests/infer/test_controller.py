@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -106,6 +107,11 @@ def test_a_reply_without_a_budget_is_left_alone():
         ("two plus three", 0),
         ("\n\n<COMP_20> five", 0),
         ("<thin five", 0),
+        ("<think>two `</think>` plus</THINK> five", 8),
+        ("<think>two<think> three</think>five", 2),
+        ("<think>`</think>` two</think>five", 6),
+        ("<think>'</think>", 1),
+        ("<think>“</think>” two</think>five", 10),
     ],
 )
 def test_what_is_shown_is_what_is_parsed(reply, think_tokens):
@@ -115,6 +121,16 @@ def test_what_is_shown_is_what_is_parsed(reply, think_tokens):
     assert said["think"].strip() == parsed.think and said["answer"].strip() == parsed.visible
     assert controller.reader.think_tokens == think_tokens
     assert sum(piece.num_tokens for piece in pieces if piece.kind == "think") == think_tokens
+
+
+@pytest.mark.parametrize("lead", ["", "<COMP_20>", "<think>", "a", "\ufeff<think>"])
+def test_a_character_may_begin_within_the_lead(lead):
+    pieces = []
+    reader = Reader(emit=pieces.append)
+    for piece in (lead.encode()[:1], lead.encode()[1:] + b"\xc3", b"\xa9"):
+        reader.read(piece)
+    reader.finish()
+    assert "".join(piece.text for piece in pieces) == ("aé" if lead == "a" else "é")
 
 
 def test_a_reply_that_never_opens_its_thinking_is_an_answer():
@@ -130,7 +146,7 @@ def test_a_lead_has_one_ratio_token():
     reply = "<COMP_20><COMP_20><think>two"
     controller, _ = run([*spell(reply), END])
     assert controller.reader.phase is Phase.ANSWER and controller.reader.think_tokens == 0
-    assert not parse_reply(reply).has_think
+    assert not parse_reply(text(controller)).has_think and "<think>" not in text(controller)
 
 
 def test_it_closes_after_a_sentence_near_the_end_of_the_budget():
@@ -172,6 +188,15 @@ def test_a_point_within_a_number_is_no_sentence_end():
     number = [*spell(" 3"), *spell("."), *spell("5")]  # 3 tokens
     controller, _ = run([*spell("<think>"), *number * 50], budget=20)
     assert text(controller).partition("\n</think>")[0] == "<think>" + " 3.5" * 6 + " 3."  # 20, wherever it is
+
+
+@pytest.mark.parametrize("quoted", ["`</think>`", " `</THINK>", "'</think>'</think>'", "<think>\n\n"])
+@pytest.mark.parametrize("budget", range(12))
+def test_markers_in_the_thinking_are_no_way_round_the_budget(quoted, budget):
+    controller, pieces = run([*spell("<think>"), *spell(quoted) * 200], budget=budget)
+    reader, bounds = controller.reader, LEAD_TOKENS + budget + len(CLOSE) + ANSWER_TOKENS
+    assert reader.phase is Phase.ANSWER and reader.think_tokens <= budget and len(controller.ids) <= bounds
+    assert shown(pieces, "think").strip() == parse_reply(text(controller)).think
 
 
 @pytest.mark.parametrize("budget", [0, 1, 2, 5, 16, 61])
@@ -295,7 +320,9 @@ OPEN, SHUT = spell("<think>"), spell("</think>")
         ("The answer is 5. </think>", Phase.LEAD, None),  # never opened
     ],
 )
-@pytest.mark.parametrize("marker", ["<think>", "</think>", " a</think>", "two<think>"])
+@pytest.mark.parametrize(
+    "marker", ["<think>", "</think>", " a</think>", "two<think>", "</THINK>", "`<Think>`"]
+)
 def test_a_span_that_is_closed_stays_closed(opening, phase, budget, marker):
     """Whatever is proposed, by one token or by several: no marker stands in the answer."""
     rng = random.Random(marker)
@@ -305,7 +332,7 @@ def test_a_span_that_is_closed_stays_closed(opening, phase, budget, marker):
     answer = text(controller)
     if phase is not Phase.ANSWER:
         answer = answer.partition("</think>")[2]
-    assert len(answer) > 40 and "<think>" not in answer and "</think>" not in answer
+    assert len(answer) > 40 and not re.search("</?think>", answer, re.IGNORECASE)
     assert controller.reader.think_tokens <= (budget or 1000)
 
 

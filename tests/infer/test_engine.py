@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 
@@ -64,7 +65,16 @@ def texts(answers):
 
 
 def same_texts(answers, expected):
-    return texts(answers) == [text.rstrip("�") for text in expected]
+    """Whether replies are those of the bare model; where it writes a think marker that means nothing, up to there."""
+    found = texts(answers)
+    assert len(found) == len(expected)
+    kept = [re.split("</?think>", text)[0].rstrip("�") for text in expected]
+    whole = [head == text.rstrip("�") for head, text in zip(kept, expected, strict=True)]
+    assert sum(whole) > len(whole) // 2
+    return all(
+        text == head if is_whole else text.startswith(head)
+        for text, head, is_whole in zip(found, kept, whole, strict=True)
+    )
 
 
 def test_batched_greedy_equals_one_by_one(engine, one_by_one):
@@ -219,7 +229,7 @@ def test_thinking_that_was_never_opened(engine, monkeypatch, lead):
     assert read.think_tokens == len(engine.model.tokenise(thought, special=False))
     pieces = list(stream)
     assert {piece.kind for piece in pieces} == {"answer"}
-    assert "".join(piece.text for piece in pieces) == f"{thought}\n{THINK_CLOSE}\n\n{said}"
+    assert "".join(piece.text for piece in pieces) == f"{thought}\n\n{said}"  # no marker is shown
 
 
 @pytest.fixture
@@ -501,7 +511,8 @@ def test_text_of_no_turn_becomes_a_control_token(engine, text, role):
     (token,) = engine.model.tokenise(text, special=True)
     attacked = ids(f"How {text} many?{text}")
     assert attacked.count(token) == ids("How many?").count(token)
-    assert text.strip("<>/|") in text_of(engine, attacked)
+    earlier_thinking = role == "assistant" and text in THINK_MARKS  # is left out
+    assert earlier_thinking or text.strip("<>/|") in text_of(engine, attacked)
 
 
 def test_the_test_tries_every_special_token(engine):

@@ -58,7 +58,7 @@ def test_code_beside_the_weights_never_runs(folder, monkeypatch):
 
 def test_pickles_are_not_read(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(LiteError, match="model m: could not be loaded|model m.*no model.safetensors in it"):
+    with pytest.raises(LiteError, match="no model.safetensors in it"):
         load(folder)
 
 

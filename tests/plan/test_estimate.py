@@ -10,6 +10,7 @@ import pytest
 
 from lite.config import load, parse
 from lite.plan import estimate as footprint
+from lite.plan import terms
 from lite.plan.estimate import Lengths, Planner
 from lite.plan.lengths import at_most
 from lite.plan.machine import CARDS
@@ -24,19 +25,17 @@ LENGTHS = Lengths(prompt=300, row=4096, mean_prompt=150, mean_row=1000, mean_rep
 
 def test_terms_of_a_small_model():
     assert SMALL.num_linear == 2 * (8 * 8 + 8 * 4 + 8 * 4 + 8 * 8 + 3 * 8 * 16)
-    assert footprint.weights(SMALL, four_bit=False, width=4) == 4 * (SMALL.num_linear + 800)
+    assert terms.weights(SMALL, four_bit=False, width=4) == 4 * (SMALL.num_linear + 800)
     # 4 bits, an 8-bit scale per 64 weights, a 32-bit one per 256 of these
-    assert footprint.weights(SMALL, four_bit=True, width=2) == pytest.approx(
+    assert terms.weights(SMALL, four_bit=True, width=2) == pytest.approx(
         SMALL.num_linear * (0.5 + 1 / 64 + 4 / 16384) + 2 * 800
     )
-    assert footprint.lora(SMALL, rank=2) == 16 * 2 * 2 * (16 + 12 + 12 + 16 + 24 + 24 + 24)
-    assert footprint.kv_cache(SMALL, tokens=10, width=2) == 2 * 2 * 4 * 10 * 2
+    assert terms.lora(SMALL, rank=2) == 16 * 2 * 2 * (16 + 12 + 12 + 16 + 24 + 24 + 24)
+    assert terms.kv_cache(SMALL, tokens=10, width=2) == 2 * 2 * 4 * 10 * 2
     # norms keep 4 + 2 bytes of 8 numbers, twice; q, out: 8, k, v: 4; four of 16 in the MLP; seven of rank 2
-    assert footprint.activations(SMALL, rank=2, width=2) == 2 * 6 * 8 + 2 * (8 + 8 + 4 + 4) + 2 * 64 + 2 * 14
-    assert (
-        footprint.activations(replace(SMALL, qk_norm=True), 2, 2) - footprint.activations(SMALL, 2, 2) == 48
-    )
-    assert [footprint.padded(tokens) for tokens in (1, 16, 17)] == [16, 16, 32]
+    assert terms.activations(SMALL, rank=2, width=2) == 2 * 6 * 8 + 2 * (8 + 8 + 4 + 4) + 2 * 64 + 2 * 14
+    assert terms.activations(replace(SMALL, qk_norm=True), 2, 2) - terms.activations(SMALL, 2, 2) == 48
+    assert [terms.padded(tokens) for tokens in (1, 16, 17)] == [16, 16, 32]
 
 
 def test_sft_on_a_card_and_on_a_cpu():
@@ -44,11 +43,11 @@ def test_sft_on_a_card_and_on_a_cpu():
     gpu = Planner(recipe, QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()["sft"]
     num = 4 * 4096
     assert gpu.ram["activations in RAM"] == 2 * 28 * num * 2048
-    assert gpu.gpu["activations"] == 2 * num * footprint.activations(QWEN3_1_7B, 32, 2)
-    assert gpu.gpu["token rows"] == 2 * 2 * 151_936 * 2048
+    assert gpu.gpu["activations"] == 2 * num * terms.activations(QWEN3_1_7B, 32, 2)
+    assert gpu.gpu["token rows"] == 3 * 2 * 151_936 * 2048
     assert gpu.gpu["logits"] == 4 * 2**30  # Unsloth's cap
     cpu = Planner(recipe, QWEN3_1_7B, LENGTHS, replace(CARDS["cpu"], bf16=True)).all()["sft"]
-    assert cpu.gpu == {} and cpu.ram["activations"] > 28 * num * footprint.activations(QWEN3_1_7B, 32, 2)
+    assert cpu.gpu == {} and cpu.ram["activations"] > 28 * num * terms.activations(QWEN3_1_7B, 32, 2)
     fp32 = Planner(parse("sft: {rank: 32}"), QWEN3_1_7B, LENGTHS, replace(CARDS["cpu"], bf16=False))
     assert fp32.all()["sft"].ram["weights"] == 4 * QWEN3_1_7B.num_params
 
@@ -66,8 +65,11 @@ def test_every_stage_and_what_grows_with_what():
         other = Planner(parse(f"{RECIPE}\n{change}"), QWEN3_1_7B, LENGTHS, CARDS["24gb"]).all()
         return {name: {t for t in base[name].gpu if other[name].gpu[t] > base[name].gpu[t]} for name in READS}
 
-    assert grown("traces: {batch_size: 64}")["traces"] == {"KV cache", "sampling"}
-    assert grown("probe: {max_tokens: 8000}") == {**dict.fromkeys(READS, set()), "probe": {"KV cache"}}
+    assert grown("traces: {batch_size: 64}")["traces"] == {"KV cache", "attention", "sampling"}
+    assert grown("probe: {max_tokens: 8000}") == {
+        **dict.fromkeys(READS, set()),
+        "probe": {"KV cache", "attention"},
+    }
     long = Planner(recipe, QWEN3_1_7B, replace(LENGTHS, row=8192), CARDS["24gb"]).all()["sft"]
     assert long.gpu["activations"] == 2 * base["sft"].gpu["activations"]
 
@@ -97,9 +99,9 @@ def test_what_scores_text_is_planned_as_it_is_loaded():
 @pytest.mark.parametrize(
     "compressor, weights, twice",
     [
-        ("encoder: base, rank: 16", footprint.weights(QWEN3_1_7B, True, 2), True),
-        ("encoder: base, rank: 16, four_bit: false", footprint.weights(QWEN3_1_7B, False, 2), True),
-        ("encoder: unknown/encoder, rank: 16", footprint.weights(footprint.MODERNBERT_BASE, True, 4), False),
+        ("encoder: base, rank: 16", terms.weights(QWEN3_1_7B, True, 2), True),
+        ("encoder: base, rank: 16, four_bit: false", terms.weights(QWEN3_1_7B, False, 2), True),
+        ("encoder: unknown/encoder, rank: 16", terms.weights(footprint.MODERNBERT_BASE, True, 4), False),
         ("encoder: unknown/encoder", 16.0 * footprint.MODERNBERT_BASE.num_params, False),
     ],
 )

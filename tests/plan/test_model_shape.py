@@ -139,7 +139,7 @@ def test_a_gated_model_is_planned_with_the_users_token(tmp_path):
     assert "config.json: gated; accept the terms" in refused.stderr and "HF_TOKEN" in refused.stderr
     assert planned.returncode == 0, planned.stderr
     assert (
-        "nobody/gated: 0.9 M parameters; 4 layers of 128" in planned.stdout
+        "nobody/gated: 1.0 M parameters; 4 layers of 128" in planned.stdout
         and "> <COMP_100>" in planned.stdout
     )
     assert not list((tmp_path / "home").rglob("*.safetensors"))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 
+import httpx
 import pytest
 
 from lite import pipeline
+from lite.cli.recipes import folder
 from lite.config import parse
 from lite.models import pretrained
 from lite.plan import machine, plan
 from lite.plan.estimate import Planner
 from lite.plan.machine import CARDS
 from lite.plan.model_shape import PlainTokenizer, read_shape
+from lite.remote import hub
 from lite.run import READS, Run
 from lite.runtime.files import write_json, write_records
 from lite.schema import Problem, Row
@@ -61,7 +64,8 @@ def test_rows_come_from_the_mixture_else_from_problems_else_from_the_source(tmp_
 def test_the_verb(lite, tmp_path):
     code, out, err = lite("plan", "quickstart", "--card", "cpu", "--set", "sft.batch_size=3")
     assert code == 0 and err == ""
-    assert "  batch_size: 3\n" in out and "quickstart: 0.9 M parameters; 4 layers of 128" in out
+    assert "  batch_size: 3\n" in lite("recipes", "show", "quickstart", "--set", "sft.batch_size=3")[1]
+    assert "quickstart: 1.0 M parameters; 4 layers of 128" in out
     assert out.count("with a loss (lines with >)") == 2 and "> <COMP_100>" in out
     for name in READS:
         assert f"│ {name} " in out
@@ -71,7 +75,7 @@ def test_the_verb(lite, tmp_path):
 
 def test_what_does_not_fit_says_what_to_turn_down(lite):
     code, out, _ = lite("plan", "quickstart", "--card", "8gb", "--set", "sft.batch_size=4000")
-    assert code == 0
+    assert code == 1
     (line,) = [line for line in out.splitlines() if "does not fit" in line]
     assert line.startswith("sft does not fit 8gb: ") and "largest term is activations" in line
     assert "turn down sft.batch_size (and raise sft.accumulation by as much), then sft.max_tokens" in line
@@ -130,3 +134,25 @@ def test_the_tiny_model_takes_little():
     known = plan.look(Run(parse(""), plan.Path("nowhere")), None)[1]
     estimates = Planner(parse("sft: {batch_size: 16}"), read_shape("quickstart"), known, CARDS["cpu"]).all()
     assert sum(estimates["sft"].ram.values()) < 3e9
+
+
+@pytest.mark.parametrize("card", ["24gb", "8gb"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in folder().glob("*.yaml")))
+def test_the_packaged_recipes_are_planned_without_a_network(lite, monkeypatch, name, card):
+    monkeypatch.setattr("lite.remote.hub.is_reachable", lambda: False)
+    code, out, err = lite("plan", name, "--card", card)
+    assert code in (0, 1) and (code == 0) == (f"\nfits {card}: " in out) and err.count("error:") == 0
+    assert all(f"│ {stage} " in out for stage in READS)
+
+
+def test_the_hub_is_asked_for_a_few_seconds_only(monkeypatch):
+    asked = []
+
+    def away(url, timeout):
+        asked.append(timeout)
+        raise httpx.ConnectTimeout("no route")
+
+    monkeypatch.setattr(httpx, "head", away)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
+    assert not hub.is_reachable() and not hub.is_reachable() and asked == [4.0]

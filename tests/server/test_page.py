@@ -9,6 +9,8 @@ import pytest
 from fake_engine import ANSWER, SLOTS, THINK, FakeEngine
 from local import begin, running, until
 
+from lite.quickstart import EXAMPLES
+
 playwright = pytest.importorskip(
     "playwright.sync_api",
     reason="no Python package playwright here: uv sync installs it with the other tests' needs",
@@ -79,6 +81,7 @@ def test_one_question_at_three_budgets(page, engine):
 
 
 def test_a_dial_asks_again_from_the_keyboard(page, engine):
+    page.fill("#question", "What is 12 + 5?")
     page.click("#ask")
     playwright.expect(page.locator(DONE)).to_have_count(3)
     dial = page.get_by_role("slider", name="Thinking budget of reply 1")
@@ -93,6 +96,7 @@ def test_a_dial_asks_again_from_the_keyboard(page, engine):
 
 def test_stop_frees_the_slots(page, engine):
     engine.gate.clear()
+    page.fill("#question", "What is 12 + 5?")
     page.click("#ask")
     until(lambda: engine.num_running == 3)
     page.keyboard.press("Escape")
@@ -105,6 +109,7 @@ def test_faults_are_shown(page, server, engine):
     engine.gate.clear()
     clients = [begin(server.url) for _ in range(SLOTS)]
     until(lambda: engine.num_running == SLOTS)
+    page.fill("#question", "What is 12 + 5?")
     page.click("#ask")
     expected = re.compile(r"try again later \(in about 1 s\)")
     playwright.expect(page.locator(".card[data-state=fault] .fault")).to_have_text([expected] * 3)
@@ -119,6 +124,7 @@ def test_what_a_model_writes_is_never_html(browser):
         page = browser.new_page()
         page.goto(server.url)
         page.wait_for_selector(".card")
+        page.fill("#question", "What is 12 + 5?")
         page.click("#ask")
         playwright.expect(page.locator(DONE)).to_have_count(3)
         assert page.locator(".think").first.text_content() == 5 * hostile
@@ -132,6 +138,7 @@ def test_a_key_is_asked_for(browser):
         page.goto(server.url)
         playwright.expect(page.locator("#model")).to_have_text("This server wants an API key.")
         page.fill("#key", "secret")
+        page.fill("#question", "What is 12 + 5?")
         page.click("#ask")
         playwright.expect(page.locator(DONE)).to_have_count(3)
         assert "secret" not in page.evaluate(
@@ -148,10 +155,50 @@ def test_a_model_without_a_dial(browser):
         page.goto(server.url)
         playwright.expect(page.locator(".card")).to_have_count(1)
         assert page.locator("input[type=range]:visible").count() == 0
+        page.fill("#question", "What is 12 + 5?")
         page.click("#ask")
         playwright.expect(page.locator(DONE)).to_have_count(1)
         assert engine.asks[0].mode is None
         page.close()
+
+
+def test_settings_examples_and_history(browser, tmp_path):
+    engine = FakeEngine()
+    engine.path = tmp_path / "quickstart-q8_0.gguf"
+    engine.path.touch()
+    with running(engine) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        playwright.expect(page.locator("#model")).to_contain_text("shows the dial and nothing else")
+        page.click("#settings summary")
+        for name, value in (("system", "Be brief."), ("temperature", "0.5"), ("budget", "64")):
+            page.fill(f"#{name}", value)
+        page.click("#examples button >> nth=1")
+        playwright.expect(page.locator(DONE)).to_have_count(3)
+        ask = engine.asks[0]
+        assert [turn.content for turn in ask.messages] == ["Be brief.", EXAMPLES[1]]
+        assert (ask.temperature, ask.budget) == (0.5, 64)
+        page.click(".copy >> nth=0")
+        playwright.expect(page.locator("#status")).to_contain_text("cop")
+        page.click("#history summary")
+        assert texts(page, "#history button") == [EXAMPLES[1]]
+        page.close()
+
+
+def test_a_blank_or_refused_question_leaves_no_old_reply(page, engine):
+    page.fill("#question", "What is 12 + 5?")
+    page.click("#ask")
+    playwright.expect(page.locator(DONE)).to_have_count(3)
+    widths = "[...document.querySelectorAll('.fill')].map(fill => fill.style.width)"
+    assert page.evaluate(widths) == ["100%"] * 3
+    page.fill("#question", "refuse")
+    page.click("#ask")
+    playwright.expect(page.locator(".card[data-state=fault]")).to_have_count(3)
+    assert page.evaluate(widths) == ["0%"] * 3 and texts(page, ".think-count") == ["0"] * 3
+    page.said.clear()  # the browser's own words about the 400
+    page.fill("#question", "  ")
+    page.click("#ask")
+    assert texts(page, "#status") == ["Write a question first."] and texts(page, ".fault") == [""] * 3
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -16,6 +16,7 @@ from lite.models import unsloth
 from lite.runtime.files import Journal, write_records
 from lite.schema import TeacherRatio
 from lite.train import checkpoints, chrpo, rewards
+from lite.train.rollouts import Environment, StepRewards, collapse, encode_prompts, entropy, judge, summarise
 
 SECTIONS = """
 sft: {rank: 4, alpha: 8}
@@ -39,7 +40,7 @@ TEACHERS = [
     ],
 )
 def test_judge(model_folder, text, correct, chosen, realised, has_think):
-    rollout, num_tokens = chrpo.judge(text, TEACHERS[0], unsloth.load_tokenizer(model_folder))
+    rollout, num_tokens = judge(text, TEACHERS[0], unsloth.load_tokenizer(model_folder))
     assert (rollout.correct, rollout.chosen, rollout.teacher, rollout.has_think) == (
         correct,
         chosen,
@@ -51,18 +52,18 @@ def test_judge(model_folder, text, correct, chosen, realised, has_think):
 
 def test_prompts_of_fixed_modes(model_folder):
     tokenizer = unsloth.load_tokenizer(model_folder)
-    prompts = chrpo.encode_prompts(tokenizer, TEACHERS, 0.5)
+    prompts = encode_prompts(tokenizer, TEACHERS, 0.5)
     assert list(prompts) == ["policy/a", "policy/b", "0.2/a", "0.4/b"]
     assert prompts["0.4/b"] == tokens.encode_prompt(tokenizer, TEACHERS[1].question, "0.4")
-    assert list(chrpo.encode_prompts(tokenizer, TEACHERS, 0.0)) == ["policy/a", "policy/b"]
+    assert list(encode_prompts(tokenizer, TEACHERS, 0.0)) == ["policy/a", "policy/b"]
     many = [
         replace(TEACHERS[0], id=str(place)) for place in range(9)
     ]  # the second lap does not repeat the first
-    fixed = [key for key in chrpo.encode_prompts(tokenizer, many, 2 / 3) if not key.startswith("policy")]
+    fixed = [key for key in encode_prompts(tokenizer, many, 2 / 3) if not key.startswith("policy")]
     assert len(fixed) == 18 and {"0.2/0", "0.4/0", "0.8/8", "1.0/8"} <= set(fixed)
     text = "<COMP_40>\n<think>\nabcd\n</think>\n\n\\boxed{8}"
-    assert chrpo.judge(text, TEACHERS[0], tokenizer)[0].asked is None
-    assert chrpo.judge(text, TEACHERS[0], tokenizer, "0.4")[0].asked == 0.4
+    assert judge(text, TEACHERS[0], tokenizer)[0].asked is None
+    assert judge(text, TEACHERS[0], tokenizer, "0.4")[0].asked == 0.4
 
 
 def test_prompt_order():
@@ -85,7 +86,7 @@ def test_a_step_in_the_journal(make_run):
         rewards.Rollout(True, 0.6, 0.4, 0.7, True, asked=0.6),
         rewards.Rollout(True, 0.2, 0.4, 0.4, True, asked=0.6),
     ]
-    step = chrpo.summarise(3, rollouts, [rewards.score(each, config) for each in rollouts], [5, 0, 7, 4])
+    step = summarise(3, rollouts, [rewards.score(each, config) for each in rollouts], [5, 0, 7, 4])
     assert (step.step, step.accuracy, step.think_tokens, step.realised) == (3, 0.75, 4.0, 0.4)
     assert step.chosen == {"0.4": 1, "none": 1}  # of the policy's prompts
     assert step.chosen_by_teacher == {"0.4": {"0.4": 1, "none": 1}} and step.entropy == 0.6931
@@ -98,7 +99,7 @@ def line(chosen_by_teacher):
     for counts in chosen_by_teacher.values():
         for ratio, count in counts.items():
             chosen[ratio] = chosen.get(ratio, 0) + count
-    return chrpo.StepRewards(step=1, **zeros, chosen=chosen, chosen_by_teacher=chosen_by_teacher)
+    return StepRewards(step=1, **zeros, chosen=chosen, chosen_by_teacher=chosen_by_teacher)
 
 
 @pytest.mark.parametrize(
@@ -114,20 +115,20 @@ def line(chosen_by_teacher):
     ],
 )
 def test_collapse(by_teacher, said):
-    found = chrpo.collapse([line(by_teacher), line(by_teacher)])
+    found = collapse([line(by_teacher), line(by_teacher)])
     assert said in found and bool(found) == bool(said)
 
 
 def test_entropy_by_hand():
-    assert chrpo.entropy([5, 5]) == pytest.approx(0.693147, abs=1e-6)
-    assert chrpo.entropy([7, 0]) == 0
+    assert entropy([5, 5]) == pytest.approx(0.693147, abs=1e-6)
+    assert entropy([7, 0]) == 0
 
 
 def test_drawn_ratios(make_run, model_folder, tmp_path):
     tokenizer = unsloth.load_tokenizer(model_folder)
     config = replace(make_run(SECTIONS).recipe.chrpo, explore=0.5, group=4)
-    with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
-        environment = chrpo.Environment([], tokenizer, config, 0, journal)
+    with Journal(tmp_path / "rewards.jsonl", StepRewards) as journal:
+        environment = Environment([], tokenizer, config, 0, journal)
     prompts = ["policy/a"] * 4 + ["0.4/a"] * 4 + ["policy/b"] * 4
     drawn = environment.draw(prompts, 7)
     assert sorted(drawn) == [0, 1, 8, 9]  # the first half of each group of the policy's
@@ -137,7 +138,7 @@ def test_drawn_ratios(make_run, model_folder, tmp_path):
         and len({*map(str, map(environment.draw, [prompts] * 9, range(9)))}) > 1
     )
     rollout = rewards.Rollout(True, 0.4, 0.4, 0.5, True, explored=True)
-    step = chrpo.summarise(1, [rollout], [rewards.score(rollout, config)], [5])
+    step = summarise(1, [rollout], [rewards.score(rollout, config)], [5])
     assert step.chosen == {} and step.entropy == 0  # not the model's choice
 
 
@@ -150,8 +151,8 @@ def test_ratios_are_over_replies_at_one_as_long_as_they_are_by_now(make_run, mod
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts.values()]
 
     def steps(first: int, stop: int) -> list[dict[str, float]]:
-        with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
-            environment = chrpo.Environment(TEACHERS, tokenizer, config, 0, journal)
+        with Journal(tmp_path / "rewards.jsonl", StepRewards) as journal:
+            environment = Environment(TEACHERS, tokenizer, config, 0, journal)
             for number in range(first, stop):
                 environment.main(list(texts), ids, SimpleNamespace(global_step=number))
             return [step.realised_by_mode for step in journal.records]
@@ -171,7 +172,7 @@ def test_what_stays_by_the_probes_replies(model_folder):
         ("1.0", 40, 0.4),
         ("0.4", 100, 0.8),
     ]:
-        rollout, _ = chrpo.judge(reply.format(token), TEACHERS[0], tokenizer, mode, drift=0.5)
+        rollout, _ = judge(reply.format(token), TEACHERS[0], tokenizer, mode, drift=0.5)
         assert rollout.realised == pytest.approx(realised), (mode, token)
 
 
@@ -187,8 +188,8 @@ def trainer(make_run, tmp_path):
     model, tokenizer = unsloth.load_trainable(
         run.recipe.model, max_tokens=256, rank=4, alpha=8, four_bit=False, seed=0
     )
-    with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
-        environment = chrpo.Environment(TEACHERS, tokenizer, run.recipe.chrpo, 0, journal)
+    with Journal(tmp_path / "rewards.jsonl", StepRewards) as journal:
+        environment = Environment(TEACHERS, tokenizer, run.recipe.chrpo, 0, journal)
         yield chrpo.make_trainer(model, environment, str(tmp_path / "work"))
 
 
@@ -251,7 +252,7 @@ def test_two_steps(make_run):
     )
     checkpoints.save_adapter(model, tokenizer, run.path("sft", "adapter"))
     write_records(run.path("probe", "ratios.jsonl"), TEACHERS[:1])  # fewer than prompts in a step
-    main = chrpo.Environment.main
+    main = Environment.main
 
     def cut(self, trainer_state, **arguments):
         if trainer_state.global_step == 1:
@@ -259,7 +260,7 @@ def test_two_steps(make_run):
         return main(self, trainer_state=trainer_state, **arguments)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(chrpo.Environment, "main", cut)
+        patch.setattr(Environment, "main", cut)
         chrpo.run(run)
     measured = chrpo.run(run)
     assert measured["steps"] == 2 and measured["problems"] == 1
@@ -299,7 +300,7 @@ def test_control_term_teaches_the_choice(make_run, tmp_path, monkeypatch):
         return (logits[262] - logits[261]).item()
 
     before = preference()
-    with Journal(tmp_path / "rewards.jsonl", chrpo.StepRewards) as journal:
-        environment = chrpo.Environment(TEACHERS[:1], tokenizer, run.recipe.chrpo, 0, journal)
+    with Journal(tmp_path / "rewards.jsonl", StepRewards) as journal:
+        environment = Environment(TEACHERS[:1], tokenizer, run.recipe.chrpo, 0, journal)
         chrpo.make_trainer(model, environment, str(tmp_path / "work")).train()
     assert preference() > before + 0.1

@@ -74,6 +74,8 @@ class Card {
     const names = ["think", "answer", "final", "think-count", "answer-count", "speed", "used", "fault"];
     for (const name of names)
       this.fields[name] = find(`.${name}`);
+    this.copy = find(".copy");
+    this.copy.addEventListener("click", () => this.copyReply());
     this.num = { think: 0, answer: 0 };
     this.abort = null;
 
@@ -123,7 +125,19 @@ class Card {
     for (const name of ["think-count", "answer-count"]) this.set(name, "0");
     for (const name of ["speed", "used"]) this.set(name, "–");
     this.fields.fault.hidden = true;
+    this.copy.hidden = true;
     this.num = { think: 0, answer: 0 };
+    showBars();
+  }
+
+  async copyReply() {
+    const parts = [this.fields.think, this.fields.answer].map((field) => field.textContent.trim());
+    try {
+      await navigator.clipboard.writeText(parts.filter(Boolean).join("\n\n"));
+      byId("status").textContent = "The reply is copied.";
+    } catch {
+      byId("status").textContent = "The browser does not let this page copy; mark the text instead.";
+    }
   }
 
   add(kind, text, count) {
@@ -145,6 +159,10 @@ class Card {
     showRunning();
     try {
       const body = { messages: [{ role: "user", content: question }], stream: true };
+      const [system, temperature, budget] = ["system", "temperature", "budget"].map((id) => byId(id).value.trim());
+      if (system) body.messages.unshift({ role: "system", content: system });
+      if (temperature) body.temperature = Number(temperature);
+      if (budget) body.thinking_budget = Number(budget);
       if (this.ratios.length) body.comp_ratio = this.ratio;
       await this.read(await request("/v1/chat/completions", {
         method: "POST", body: JSON.stringify(body), signal: abort.signal,
@@ -185,6 +203,7 @@ class Card {
   finish(lite) {
     this.num = { think: lite.think_tokens, answer: this.num.answer };
     this.set("think-count", lite.think_tokens);
+    this.copy.hidden = false;
     this.set("speed", Math.round(lite.tokens_per_second));
     this.set("final", boxed(this.fields.answer.textContent));
     this.set("used", lite.comp_ratio_used === null ? "–" : label(lite.comp_ratio_used));
@@ -214,11 +233,42 @@ function showRunning() {
   else byId("status").textContent = "";
 }
 
+// A button that asks a text.
+function asking(text) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "example";
+  button.textContent = text;
+  button.addEventListener("click", () => {
+    byId("question").value = text;
+    byId("form").requestSubmit();
+  });
+  return button;
+}
+
+// Questions asked on this page, the last first; they are gone when it closes.
+function remember(question) {
+  const list = byId("history").querySelector("div");
+  for (const button of [...list.children]) if (button.textContent === question) button.remove();
+  list.prepend(asking(question));
+  byId("history").hidden = false;
+}
+
 async function start() {
   byId("form").addEventListener("submit", async (event) => {
     event.preventDefault();
     asked = byId("question").value.trim();
-    if (!asked) return;
+    if (!asked) {
+      for (const card of cards) {
+        card.stop();
+        card.clear();
+        card.root.dataset.state = "idle";
+      }
+      byId("status").textContent = "Write a question first.";
+      byId("question").focus();
+      return;
+    }
+    remember(asked);
     if (!cards.length) await load(); // the key was missing
     for (const card of cards) card.ask(asked);
   });
@@ -237,6 +287,11 @@ async function load() {
     byId("model").textContent = model.comp_ratios.length
       ? `${model.id} thinks in 20 to 100 % of its tokens, as each dial says. On policy it chooses for itself.`
       : `${model.id} has no dial.`;
+    if (model.about) {
+      byId("model").append(` ${model.about}`);
+      byId("examples").append("Try:", ...model.examples.map(asking));
+      byId("examples").hidden = false;
+    }
     const num = model.comp_ratios.length ? PRESETS.length : 1;
     for (let place = 0; place < num; place++) cards.push(new Card(place, model.comp_ratios));
   } catch (fault) {
