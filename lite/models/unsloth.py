@@ -156,8 +156,8 @@ def _check_base(base, name: str, what: str, quantised: bool) -> None:
             )
 
 
-def add_lora(base: Any, *, rank: int, alpha: int, seed: int, **more: Any) -> Any:
-    """The base with fresh LoRA on all linear layers, as a PEFT model. `more` goes to PEFT."""
+def add_lora(base: Any, *, rank: int, alpha: int, seed: int, rows: Any = None) -> Any:
+    """The base with fresh LoRA on all linear layers, as a PEFT model; `rows`: token ids whose rows train, too."""
     import torch
     from unsloth import FastLanguageModel
 
@@ -171,7 +171,7 @@ def add_lora(base: Any, *, rank: int, alpha: int, seed: int, **more: Any) -> Any
             target_modules=LINEAR_LAYERS,
             use_gradient_checkpointing="unsloth" if torch.cuda.is_available() else False,
             random_state=seed,
-            **more,
+            trainable_token_indices=rows,
         )
 
 
@@ -216,7 +216,7 @@ def load_trainable(
     tied = base.get_input_embeddings().weight.data_ptr() == base.get_output_embeddings().weight.data_ptr()
     # PEFT follows a tie by itself
     rows = ids if tied else {"embed_tokens": ids, "lm_head": ids}
-    peft_model = add_lora(base, rank=rank, alpha=alpha, seed=seed, trainable_token_indices=rows)
+    peft_model = add_lora(base, rank=rank, alpha=alpha, seed=seed, rows=rows)
     for name, param in peft_model.named_parameters():
         if "trainable_tokens_delta" in name:
             param.requires_grad_(True)  # Unsloth on CUDA freezes all but LoRA's A and B
