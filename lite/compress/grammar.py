@@ -6,8 +6,7 @@ left to right, with a stack of open groups:
     expression := operand (operator operand)*      strong operators (=, \u00d7, \\le, \u2208) also take a word on either side;
                                                    ambiguous ones (+ - * / < > ->, times, mod) need mathematics
     operand    := number | variable | LaTeX | block | group | call | counted | operand operand
-    group      := ( ... ) [ ... ) { ... } | ... |   where all inside is mathematics
-    call       := name( ... )
+    group      := ( ... ) [ ... ) { ... } | ... |   where all inside is mathematics; call := name group
     counted    := number word{1,8}                 before an operator: 8 slices of a pizza * 2
     series     := operand, operand, ..., operand
 """
