@@ -6,8 +6,7 @@ left to right, with a stack of open groups:
     expression := operand (operator operand)*      strong operators (=, \u00d7, \\le, \u2208) also take a word on either side;
                                                    ambiguous ones (+ - * / < > ->, times, mod) need mathematics
     operand    := number | variable | LaTeX | block | group | call | counted | operand operand
-    group      := ( ... ) [ ... ) { ... } | ... |   where all inside is mathematics
-    call       := name( ... )
+    group      := ( ... ) [ ... ) { ... } | ... |   where all inside is mathematics; call := name group
     counted    := number word{1,8}                 before an operator: 8 slices of a pizza * 2
     series     := operand, operand, ..., operand
 """
@@ -48,23 +47,18 @@ class Grammar(Pieces):
                 self.numbers[piece] |= role == "#"
                 self.formulas[piece] |= role in "$c"
                 self.operand(i, piece, role)
-            elif role in "whva":
-                self.word(i, piece, role)
-            elif role in "=+to%":
-                if role != "o" or self.is_part(i - 1):
-                    self.operator(i, piece, role)
-                else:
-                    self.word(i, piece, "w")
+            elif role in "=+t%" or (role == "o" and self.is_part(i - 1)):
+                self.operator(i, piece, role)
+            elif role in "whvao":
+                self.word(i, piece, "w" if role == "o" else role)
             elif role in ",:!.~<":
                 self.punctuation(i, piece, role)
             elif role == "^":
                 self.script(i, piece)
             elif role == "(":
                 self.open(i, piece, after_command)
-            elif role == ")":
-                self.close(i, piece)
-            elif role == "|":
-                self.bar(i, piece)
+            elif role in ")|":
+                (self.close if role == ")" else self.bar)(i, piece)
 
     def new_line(self, i: int, blank: bool) -> None:
         """A line's end is a pause, except in brackets, behind an operator, or before one that is no list bullet."""
@@ -210,16 +204,6 @@ class Grammar(Pieces):
         group.near = group.word = None
         group.is_soft = False
 
-    def is_part(self, i: int) -> bool:
-        """Whether token i is a percentage or a fraction: 20% of 50, half of 48."""
-        text = self.string(i)
-        return self.roles[i] in "f$c" or (
-            self.roles[i] == "#" and not text.isdigit() and not text[-1:].isdigit() or "/" in text
-        )
-
-    def begins_line(self, i: int) -> bool:
-        return i == 0 or "\n" in self.text[self.tokens[i - 1].end : self.tokens[i].start]
-
     def script(self, i: int, piece: int) -> None:
         """x^2, a_n belong to what they touch; ^{14}C and _word_ stand alone."""
         is_power = self.string(i)[0] != "_"
@@ -260,14 +244,13 @@ class Grammar(Pieces):
 
     def open(self, i: int, piece: int, after_command: bool) -> None:
         group, text, touches = self.stack[-1], self.string(i), self.touching[i]
-        bracket = text[-1]
         if after_command and (text == "{" or (text == "[" and touches)) and group.near is not None:
             self.stack.append(Group("{" if text == "{" else "(", i, group.near, is_argument=True))
             return
         has_call = touches and self.roles[i - 1] in "wvaf"
         has_name = has_call and (self.roles[i - 1] in "vaf" or len(self.string(i - 1)) == 1)
         token = i - 1 if has_call and self.roles[i - 1] != "f" else i
-        self.stack.append(Group("{" if bracket == "{" else "(", token, piece, has_name=has_name))
+        self.stack.append(Group("{" if text[-1] == "{" else "(", token, piece, has_name=has_name))
 
     def bar(self, i: int, piece: int) -> None:
         group = self.stack[-1]

@@ -102,6 +102,16 @@ class Pieces:
         self.bonds[last] -= 1
         self.formulas[last] |= formula
 
+    def is_part(self, i: int) -> bool:
+        """Whether token i is a percentage or a fraction: 20% of 50, half of 48."""
+        text = self.string(i)
+        return self.roles[i] in "f$c" or (
+            self.roles[i] == "#" and not text.isdigit() and not text[-1:].isdigit() or "/" in text
+        )
+
+    def begins_line(self, i: int) -> bool:
+        return i == 0 or "\n" in self.text[self.tokens[i - 1].end : self.tokens[i].start]
+
     def bind_names(self) -> None:
         """Hold the words of a name together (New York), and a letter to what it labels (option B)."""
         before = ""
