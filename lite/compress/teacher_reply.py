@@ -106,9 +106,9 @@ def _is_range(value: Any) -> bool:
 
 
 def content(reply: dict[str, Any]) -> tuple[str, str]:
-    """The text of a chat reply, and why there is none; the reason of a refusal begins with "refused".
+    """The text of a chat reply, and why it is missing; the reason of a refusal begins with "refused".
 
-    Content may be a list of parts. Where there is none, the text is what the model thought, in which some servers leave
+    Content may be a list of parts. Without content, the text is what the model thought, in which some servers leave
     all that it said.
     """
     try:

@@ -51,7 +51,7 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "recipe") -> Re
         values = yaml.safe_load(text)
     except _NOT_YAML as fault:
         reason = " ".join(str(fault).split())[:300]
-        raise LiteError(f"{where}: not plain YAML: {reason}; mend that line") from None
+        raise LiteError(f"{where}: not plain YAML: {reason}; fix that line") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise LiteError(f"{where}: expected key: value lines, got {type(values).__name__}")

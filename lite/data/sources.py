@@ -61,7 +61,7 @@ def hub_parts(name: str) -> tuple[str, str, str] | None:
 
 
 def local_file(name: str) -> Path | None:
-    """The local file that a source reads: itself, or what lies under `data/` for the Hub. None where there is none."""
+    """The local file that a source reads: itself, or what lies under `data/` for the Hub; else None."""
     if Path(name).is_file():
         return Path(name)
     parts = hub_parts(name)
