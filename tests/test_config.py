@@ -206,7 +206,7 @@ def test_every_key_is_commented(path: Path):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("quikstart", "no packaged recipe 'quikstart'; did you mean quickstart.yaml?"),
+        ("quikstart", "no packaged recipe 'quikstart'; did you mean quickstart?"),
         ("some/where.yaml", "some/where.yaml: no such recipe"),
         ("tiny_reasoner.py", "tiny_reasoner.py is a script; copy it"),
     ],
