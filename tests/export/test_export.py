@@ -25,7 +25,7 @@ def test_several_quants_of_one_conversion(qwen3, tmp_path, monkeypatch):
     assert converted == ["f32"]
     assert measured["q4_k_m"]["logits_off"] < 1e-4  # of what it was made from
     assert 1e-4 < measured["f16"]["logits_off"] < 5e-2
-    assert measured["f16"]["top1_agreement"] == 1.0
+    assert measured["f16"]["top1_agreement"] > 0.98
     for out in outs.values():
         assert check.check(out).metadata["general.name"] == "tiny"
     assert sorted((tmp_path / "deep").iterdir()) == sorted(outs.values())
