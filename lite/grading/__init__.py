@@ -1,7 +1,7 @@
 """The final answer of a reply: find it and compare it with the gold answer. Torch-free; nothing runs without a bound.
 
 An answer is taken from the first of these that is there, the last one of its kind:
-1. `\\boxed{...}`, braces balanced, as the prompt asks; a box that a cut left open is none;
+1. `\\boxed{...}`, braces balanced, as the prompt asks; a box that a cut left open does not count;
 2. a line `#### X`, GSM8K's own form;
 3. "the answer is X", "answer: X", a line "Final Answer" and the next one, or 答案是 X, up to the end of the clause;
 4. the whole text, where it is one plain number and nothing else.

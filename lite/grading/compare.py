@@ -233,7 +233,7 @@ class _Comparison:
         return False
 
     def proportional(self, one: Node, other: Node) -> bool:
-        """Whether two sides of `... = 0` are the same but for a factor."""
+        """Whether two sides of `... = 0` are the same up to a factor."""
         if not names_in([one]) or names_in([one]) != names_in([other]):
             return False
         try:

@@ -1,4 +1,4 @@
-"""Models and tokenizers of Hugging Face, from a folder or the Hub: the one place that loads them, but for Unsloth's.
+"""Models and tokenizers of Hugging Face, from a folder or the Hub: the one place that loads them, except what Unsloth loads.
 
 No code that lies beside weights runs, weights are safetensors, and all of a model's weights are there: transformers
 would ask whether to run the code, read pickles, and fill what is missing with random numbers. Whatever a damaged folder
@@ -109,7 +109,7 @@ def check_weights(name: str | Path, what: str) -> None:
 
 
 def load_tokenizer(name: str | Path, what: str) -> Any:
-    """A tokenizer. Raises LiteError, which begins with `what`, where there is none or it is no fast one."""
+    """A tokenizer. Raises LiteError, which begins with `what`, where it is missing or not a fast one."""
     from transformers import AutoTokenizer
 
     with reported(what):

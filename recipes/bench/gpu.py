@@ -80,7 +80,7 @@ def start(options: argparse.Namespace, part: str) -> tuple[subprocess.Popen, Pat
     command = [sys.executable, str(Path(__file__).with_name("gpu_parts.py")), *sys.argv[1:], "--part", part]
     with open(log, "w") as handle:
         process = subprocess.Popen(
-            command, stdout=handle, stderr=subprocess.STDOUT, env=environment, process_group=0
+            command, stdout=handle, stderr=subprocess.STDOUT, env=environment, preexec_fn=os.setpgrp
         )
     return process, log
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -264,6 +262,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    random.seed(0)
-    with contextlib.suppress(KeyboardInterrupt):
-        main()
+    main()
